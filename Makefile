@@ -1,0 +1,75 @@
+# Every target sets up what it needs: `make run` and `make test` work in a fresh clone.
+PYTHON  ?=
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.stamp
+JSON    ?=
+ARGS    ?=
+PYTEST  := $(BIN)/python -m pytest
+BENCH   := $(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup gen check-gen format lint types test check run demo bench bench-quick campaign \
+	mutants build check-wheel
+
+help: ## List the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP) ## Create .venv with everything installed (PYTHON=python3.13 chooses one)
+
+$(STAMP): pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" bash scripts/setup.sh $(VENV)
+	@touch $@
+
+gen: $(STAMP) ## Regenerate generated/ and the synchronous client
+	$(BIN)/python scripts/gen.py
+
+check-gen: $(STAMP) ## Fail when generated code is stale
+	$(BIN)/python scripts/gen.py --check
+
+format: $(STAMP) ## Format Python and protos
+	$(BIN)/ruff check --quiet --select I --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w --path protos/maitred
+
+lint: $(STAMP) ## Ruff, import directions, contract style and compatibility with main
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+	$(BIN)/buf format -d --exit-code --path protos/maitred
+	@if git rev-parse --quiet --verify main:protos/maitred >/dev/null 2>&1; then \
+		echo "buf breaking against main" && $(BIN)/buf breaking --against '.git#branch=main'; \
+	else echo "buf breaking: skipped, no branch main with protos here"; fi
+
+types: $(STAMP) ## Type-check with mypy, strict
+	$(BIN)/mypy
+
+test: $(STAMP) ## Run the tests (ARGS="-k tips" narrows them)
+	$(PYTEST) -n auto $(ARGS)
+
+check: check-gen lint types test check-wheel ## What CI runs, in its order
+
+run: $(STAMP) ## Serve on 127.0.0.1:50051 with an embedded SQLite file
+	$(BIN)/maitred serve $(ARGS)
+
+demo: $(STAMP) ## A guest orders, tips and pays against a server started for it
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+bench: $(STAMP) ## Benchmarks, side by side (JSON=FILE keeps the numbers)
+	$(BENCH) $(ARGS)
+
+bench-quick: $(STAMP) ## The same, in about a minute
+	$(BENCH) --quick $(ARGS)
+
+campaign: $(STAMP) ## Fault campaign: kill, cut and repeat, then count what was lost
+	$(BIN)/python scripts/campaign.py $(ARGS)
+
+mutants: $(STAMP) ## Break the code on purpose and count the tests that notice
+	$(BIN)/python scripts/mutants.py $(ARGS)
+
+build: $(STAMP) ## Wheel and source distribution in dist/
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+check-wheel: $(STAMP) ## Import the client from the built wheel in a clean environment
+	@bash scripts/check_wheel.sh $(VENV)

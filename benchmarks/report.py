@@ -1,0 +1,155 @@
+"""The rows of the table, what they should reach, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+Figures = Mapping[str, float]
+
+
+class Row(NamedTuple):
+    """One row: the keys it shows and the condition on them."""
+
+    keys: tuple[str, ...]
+    what: str
+    reach: str
+    holds: Callable[[Figures], bool]
+
+
+ROWS = (
+    Row(
+        ("add_item_cpu_vs_echo",),
+        "CPU of an echo ÷ CPU of a durable AddItem",
+        "≥ 0.60",
+        lambda f: f["add_item_cpu_vs_echo"] >= 0.60,
+    ),
+    Row(
+        ("add_item_vs_echo",),
+        "AddItem calls/s ÷ echo calls/s",
+        "≥ 0.70",
+        lambda f: f["add_item_vs_echo"] >= 0.70,
+    ),
+    Row(
+        ("get_session_cpu_vs_echo",),
+        "CPU of an echo ÷ CPU of a hot GetSession",
+        "≥ 0.85",
+        lambda f: f["get_session_cpu_vs_echo"] >= 0.85,
+    ),
+    Row(
+        ("add_item_vs_naive",),
+        "AddItem calls/s ÷ those of commit-per-call aiosqlite",
+        "≥ 2.5",
+        lambda f: f["add_item_vs_naive"] >= 2.5,
+    ),
+    Row(
+        ("add_item_p50_ms", "echo_p50_ms", "fsync_p50_ms"),
+        "one caller",
+        "add_item ≤ echo + fsync + 0.5",
+        lambda f: f["add_item_p50_ms"] <= f["echo_p50_ms"] + f["fsync_p50_ms"] + 0.5,
+    ),
+    Row(
+        ("watchers_connected", "watcher_kib", "fanout_vs_bare_stream"),
+        "watchers of one session in one burst; KiB each; deliveries/s ÷ a bare stream's",
+        "10000; ≤ 40; ≥ 0.8",
+        lambda f: (
+            f["watchers_connected"] >= 10_000
+            and f["watcher_kib"] <= 40
+            and f["fanout_vs_bare_stream"] >= 0.8
+        ),
+    ),
+    Row(
+        ("cost_at_turn_5000_vs_10",),
+        "CPU of a turn with an order, late ÷ early in a session's life",
+        "≤ 1.2",
+        lambda f: f["cost_at_turn_5000_vs_10"] <= 1.2,
+    ),
+    Row(
+        ("cost_at_1m_sessions_vs_1k",),
+        "cold GetSession and a page of ListSessions, 1 M stored ÷ 1 k stored",
+        "≤ 1.5",
+        lambda f: f["cost_at_1m_sessions_vs_1k"] <= 1.5,
+    ),
+    Row(
+        ("start_s",),
+        "process start to SERVING, 1 M sessions on disk",
+        "≤ 1.0",
+        lambda f: f["start_s"] <= 1.0,
+    ),
+    Row(
+        ("bytes_per_turn",),
+        "database growth of a turn with a message of 200 characters",
+        "≤ 800",
+        lambda f: f["bytes_per_turn"] <= 800,
+    ),
+)
+
+
+def verdicts(figures: Figures) -> dict[str, bool]:
+    """Say for each key that was measured whether its row reaches what it should."""
+    return {
+        key: row.holds(figures)
+        for row in ROWS
+        if all(key in figures for key in row.keys)
+        for key in row.keys
+    }
+
+
+def show(figures: Figures, generator: str) -> None:
+    """Print the table."""
+    lines = [
+        (
+            "\n".join(row.keys),
+            "\n".join(_number(figures.get(key)) for key in row.keys),
+            row.reach,
+            _mark(row, figures),
+            row.what,
+        )
+        for row in ROWS
+        if any(key in figures for key in row.keys)
+    ]
+    title = f"maitred benchmarks (load from {generator})"
+    try:
+        _show_rich(title, lines)
+    except ImportError:
+        _show_plain(title, lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3f}"
+
+
+def _mark(row: Row, figures: Figures) -> str:
+    if any(key not in figures for key in row.keys):
+        return "?"
+    return "yes" if row.holds(figures) else "NO"
+
+
+_WIDTH = 120
+_HEAD = ("key", "value", "reach", "met", "what")
+
+
+def _show_rich(title: str, lines: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in _HEAD:
+        table.add_column(
+            name,
+            justify="right" if name == "value" else "left",
+            no_wrap=name in ("key", "value", "met"),
+        )
+    for line in lines:
+        table.add_row(*line, style="red" if line[3] == "NO" else None)
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDTH)).print(table)
+
+
+def _show_plain(title: str, lines: Sequence[tuple[str, ...]]) -> None:
+    print(title)
+    for names, values, reach, met, what in lines:
+        for key, value in zip(names.split("\n"), values.split("\n"), strict=True):
+            print(f"{key:26} {value:>10}   {met:3}   {reach:30} {what}")

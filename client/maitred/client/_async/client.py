@@ -1,0 +1,147 @@
+"""The client: every rpc of the contract as a method."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from maitred.client._async.administration import AsyncAdministration
+from maitred.client._async.calls import AsyncCalls
+from maitred.client._async.conversations import AsyncConversations
+from maitred.client._async.handle import AsyncSessionHandle
+from maitred.client._async.menus import AsyncMenus
+from maitred.client._async.orders import AsyncOrders
+from maitred.client._async.payments import AsyncPayments
+from maitred.client._async.sessions import AsyncSessions
+from maitred.client._async.transport import AsyncTransport
+from maitred.client._channel import DEFAULT_RETRIES, TLS, Retries
+from maitred.client._money import optional_money
+from maitred.client._options import DEFAULTS, Options, RequestId
+from maitred.client._request_ids import TurnIds
+from maitred.client._seen import Seen
+from maitred.client._values import struct
+from maitred.v1.common_pb2 import Money
+from maitred.v1.session_pb2 import CreateSessionRequest, CreateSessionResponse
+from maitred.v1.state_pb2 import BalancePolicy
+
+_DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+class AsyncClient(
+    AsyncSessions,
+    AsyncConversations,
+    AsyncMenus,
+    AsyncOrders,
+    AsyncPayments,
+    AsyncAdministration,
+):
+    """A client of one maitred, or of several servers of the same data.
+
+    Each rpc is a method that answers what the rpc answers. `create_session` and `session` give a
+    handle, which is shorter to use and keeps the last state it saw. Every mutation carries a
+    request id, so that retries have one effect.
+    """
+
+    def __init__(
+        self,
+        addresses: str | Sequence[str] = _DEFAULT_ADDRESS,
+        *,
+        token: str | None = None,
+        tls: TLS | bool = False,
+        timeout: float | None = DEFAULTS.timeout,
+        retries: Retries = DEFAULT_RETRIES,
+        currency: str = DEFAULTS.currency,
+        heartbeat: float = DEFAULTS.heartbeat,
+        outage: float = DEFAULTS.outage,
+    ) -> None:
+        """Prepare a client; the first call connects.
+
+        `addresses` is a target of gRPC's (`HOST:PORT`, `unix:PATH`, `dns:…`), or several `IP:PORT`.
+        `timeout` bounds a call, retries included. `currency` is that of amounts given as plain
+        ints of minor units. Without news for three `heartbeat`s a watch connects anew, and after
+        `outage` seconds it gives up.
+        """
+        secured = (tls if isinstance(tls, TLS) else TLS()) if tls else None
+        self._calls = AsyncCalls(
+            AsyncTransport(addresses, token, secured, retries),
+            Options(timeout=timeout, currency=currency, heartbeat=heartbeat, outage=outage),
+        )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Make a client of MAITRED_ADDRESS, MAITRED_TOKEN and MAITRED_CA (a PEM file)."""
+        found = os.environ if environ is None else environ
+        authority = found.get("MAITRED_CA")
+        return cls(
+            found.get("MAITRED_ADDRESS") or _DEFAULT_ADDRESS,
+            token=found.get("MAITRED_TOKEN"),
+            tls=TLS(root_certificates=Path(authority).read_bytes()) if authority else False,
+        )
+
+    def with_timeout(self, timeout: float | None) -> Self:
+        """Make a client whose calls may take so many seconds, over the same connection."""
+        return self._replaced(timeout=timeout)
+
+    def _replaced(self, **changes: Any) -> Self:
+        client = copy.copy(self)
+        client._calls = self._calls.replaced(**changes)
+        return client
+
+    async def create_session(
+        self,
+        *,
+        session_id: str = "",
+        menu_id: str = "",
+        opening_balance: Money | int | None = None,
+        balance_policy: BalancePolicy.ValueType = BalancePolicy.BALANCE_POLICY_UNSPECIFIED,
+        idle_seconds: int = 0,
+        customer_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        **options: Unpack[RequestId],
+    ) -> AsyncSessionHandle:
+        """Open a session, or find the one that the same request opened.
+
+        Raises: AlreadyExists.
+        """
+        request = CreateSessionRequest(
+            session_id=session_id,
+            menu_id=menu_id,
+            opening_balance=optional_money(opening_balance, self._calls.options.currency),
+            balance_policy=balance_policy,
+            idle_seconds=idle_seconds,
+            customer_id=customer_id,
+            labels=labels,
+            attributes=struct(attributes),
+            **options,
+        )
+        state = (await self._calls.call(request, CreateSessionResponse)).session
+        return AsyncSessionHandle(self, state.session_id, Seen(state))
+
+    def session(self, session_id: str, *, turn_id: str = "") -> AsyncSessionHandle:
+        """Make a handle of a session, without a call.
+
+        With `turn_id`, request ids follow from the turn, so that a turn that is run again repeats
+        nothing: use one handle for one run of the turn.
+        """
+        client = self._replaced(request_ids=TurnIds(turn_id)) if turn_id else self
+        return AsyncSessionHandle(client, session_id, Seen())
+
+    async def aclose(self) -> None:
+        """Close the connection; what runs is cancelled."""
+        await self._calls.transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,170 @@
+"""The part of a session's handle that is about money."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from maitred.client._async.handle_core import AsyncHandleCore
+from maitred.client._async.pages import AsyncPager
+from maitred.client._async.watches import AsyncPaymentWatch
+from maitred.client._money import money, optional_money
+from maitred.client._options import Mutation
+from maitred.v1.common_pb2 import Money
+from maitred.v1.payment_pb2 import CheckPaymentResponse, GetPaymentStateResponse
+from maitred.v1.state_pb2 import Payment, PaymentMethod, PaymentState, Refund
+
+
+class AsyncHandlePayments(AsyncHandleCore):
+    """Tip, payments and balance of one session."""
+
+    async def set_tip(
+        self,
+        percentage: int | None = None,
+        *,
+        amount: Money | int | None = None,
+        clear: bool = False,
+        toggle: bool = False,
+        **options: Unpack[Mutation],
+    ) -> PaymentState:
+        """Set the tip to one of percentage, amount or nothing; `toggle` as a button does.
+
+        Raises: InvalidTipPercentage, TabEmpty.
+        """
+        answer = await self._client.set_tip(
+            session_id=self.session_id,
+            percentage=percentage,
+            amount=optional_money(amount, self._currency()),
+            clear=clear,
+            toggle=toggle,
+            **self._fenced(options),
+        )
+        self._seen.see(answer.session)
+        return answer.state
+
+    async def get_payment_state(self) -> GetPaymentStateResponse:
+        """Read balance, tab, tip and the newest payment."""
+        return await self._client.get_payment_state(session_id=self.session_id)
+
+    async def check_funds(self, amount: Money | int) -> bool:
+        """Ask whether the balance covers an amount; it changes and promises nothing."""
+        answer = await self._client.check_funds(
+            session_id=self.session_id, amount=money(amount, self._currency())
+        )
+        return answer.sufficient
+
+    async def adjust_balance(
+        self, delta: Money | int, *, reason: str, **options: Unpack[Mutation]
+    ) -> PaymentState:
+        """Raise or lower the balance; staff only.
+
+        Raises: InsufficientFunds, CurrencyMismatch.
+        """
+        answer = await self._client.adjust_balance(
+            session_id=self.session_id,
+            delta=money(delta, self._currency()),
+            reason=reason,
+            **self._fenced(options),
+        )
+        self._seen.see(answer.session)
+        return answer.session.payment
+
+    async def create_payment(self, **options: Unpack[Mutation]) -> Payment:
+        """Ask for a link to pay with; an open payment of the same amount is returned again.
+
+        Raises: NothingToPay, PreviousPaymentUnresolved, AmountOutOfRange.
+        """
+        answer = await self._client.create_payment(
+            session_id=self.session_id, **self._fenced(options)
+        )
+        self._seen.see(answer.session)
+        return answer.payment
+
+    async def check_payment(
+        self, *, wait: float = 0.0, payment_id: str = ""
+    ) -> CheckPaymentResponse:
+        """Ask the provider, and wait up to so many seconds (at most 30) for the payment to settle.
+
+        Raises: PaymentNotFound.
+        """
+        return await self._client.check_payment(
+            session_id=self.session_id, payment_id=payment_id, wait=wait
+        )
+
+    async def cancel_payment(
+        self, *, payment_id: str = "", reason: str = "", **options: Unpack[Mutation]
+    ) -> Payment:
+        """Withdraw an open payment; if the guest was faster, it has succeeded.
+
+        Raises: PaymentNotFound, PaymentSettled.
+        """
+        answer = await self._client.cancel_payment(
+            session_id=self.session_id,
+            payment_id=payment_id,
+            reason=reason,
+            **self._fenced(options),
+        )
+        self._seen.see(answer.session)
+        return answer.payment
+
+    async def complete_payment(
+        self,
+        *,
+        payment_id: str = "",
+        method: PaymentMethod.ValueType = PaymentMethod.PAYMENT_METHOD_UNSPECIFIED,
+        reason: str = "",
+        **options: Unpack[Mutation],
+    ) -> Payment:
+        """Settle what the provider confirms or, by staff with method and reason, what it can't.
+
+        Raises: PaymentNotFound, PaymentNotConfirmed, PaymentSettled, NothingToPay, ReasonRequired.
+        """
+        answer = await self._client.complete_payment(
+            session_id=self.session_id,
+            payment_id=payment_id,
+            method=method,
+            reason=reason,
+            **self._fenced(options),
+        )
+        self._seen.see(answer.session)
+        return answer.payment
+
+    async def refund_payment(
+        self,
+        payment_id: str,
+        *,
+        reason: str,
+        amount: Money | int | None = None,
+        **options: Unpack[Mutation],
+    ) -> Refund:
+        """Give money back, all that is left unless an amount is given; staff only.
+
+        Raises: PaymentNotFound, RefundExceedsPaid, CurrencyMismatch.
+        """
+        answer = await self._client.refund_payment(
+            session_id=self.session_id,
+            payment_id=payment_id,
+            amount=optional_money(amount, self._currency()),
+            reason=reason,
+            **self._fenced(options),
+        )
+        self._seen.see(answer.session)
+        return answer.refund
+
+    def list_payments(self, *, page_size: int = 0) -> AsyncPager[Payment]:
+        """List the payments, newest first."""
+        return self._client.list_payments(session_id=self.session_id, page_size=page_size)
+
+    def watch_payment(
+        self,
+        *,
+        payment_id: str = "",
+        end_when_settled: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncPaymentWatch:
+        """Watch payment state and payment: the present ones first, then every change."""
+        return self._client.watch_payment(
+            session_id=self.session_id,
+            payment_id=payment_id,
+            end_when_settled=end_when_settled,
+            timeout=timeout,
+        )

@@ -1,0 +1,220 @@
+"""Sessions: their life, their log and the streams of their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Unpack
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from maitred.client._async.calls import AsyncCalls
+from maitred.client._async.pages import AsyncPager
+from maitred.client._async.watches import (
+    AsyncEventsWatch,
+    AsyncResumingStream,
+    AsyncSessionWatch,
+)
+from maitred.client._cursors import SessionCursor
+from maitred.client._options import Mutation
+from maitred.client._values import struct, timestamp
+from maitred.v1.event_pb2 import Event
+from maitred.v1.session_pb2 import (
+    CloseSessionRequest,
+    CloseSessionResponse,
+    DeleteSessionRequest,
+    DeleteSessionResponse,
+    ExtendSessionRequest,
+    ExtendSessionResponse,
+    GetSessionRequest,
+    GetSessionResponse,
+    ListEventsRequest,
+    ListEventsResponse,
+    ListSessionsRequest,
+    ListSessionsResponse,
+    ResetSessionRequest,
+    ResetSessionResponse,
+    UpdateSessionRequest,
+    UpdateSessionResponse,
+    WatchEventsRequest,
+    WatchEventsResponse,
+    WatchMode,
+    WatchSessionRequest,
+    WatchSessionResponse,
+)
+from maitred.v1.state_pb2 import Attention, Session, SessionStatus
+
+
+class AsyncSessions:
+    """The methods of the SessionService."""
+
+    _calls: AsyncCalls
+
+    async def get_session(self, *, session_id: str, at_version: int | None = None) -> Session:
+        """Read a session, now or as it was at a version.
+
+        Raises: InvalidSession, SessionDeleted, VersionOutOfRange.
+        """
+        request = GetSessionRequest(session_id=session_id, at_version=at_version)
+        return (await self._calls.call(request, GetSessionResponse)).session
+
+    def list_sessions(
+        self,
+        *,
+        statuses: Sequence[SessionStatus.ValueType] = (),
+        customer_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        attention: Attention.ValueType = Attention.ATTENTION_UNSPECIFIED,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> AsyncPager[Session]:
+        """List sessions, newest first; every filter that is given must fit."""
+
+        async def fetch(token: str) -> tuple[Sequence[Session], str]:
+            request = ListSessionsRequest(
+                statuses=statuses,
+                customer_id=customer_id,
+                labels=labels,
+                attention=attention,
+                created_from=timestamp(created_from),
+                created_before=timestamp(created_before),
+                page_size=page_size,
+                page_token=token,
+            )
+            answer = await self._calls.call(request, ListSessionsResponse)
+            return answer.sessions, answer.next_page_token
+
+        return AsyncPager(fetch, page_token)
+
+    async def update_session(
+        self,
+        *,
+        session_id: str,
+        labels: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        customer_id: str | None = None,
+        update_mask: Sequence[str] | None = None,
+        **options: Unpack[Mutation],
+    ) -> UpdateSessionResponse:
+        """Replace labels, attributes or customer: those that are given, or what the mask names.
+
+        A mask may also name single keys: `labels.table`, which is removed where `labels` lacks it.
+        """
+        given = {"labels": labels, "attributes": attributes, "customer_id": customer_id}
+        paths = update_mask
+        if paths is None:
+            paths = [name for name, value in given.items() if value is not None]
+        request = UpdateSessionRequest(
+            session_id=session_id,
+            labels=labels,
+            attributes=struct(attributes),
+            customer_id=customer_id or "",
+            update_mask=FieldMask(paths=paths),
+            **options,
+        )
+        return await self._calls.call(request, UpdateSessionResponse)
+
+    async def extend_session(
+        self, *, session_id: str, idle_seconds: int = 0, **options: Unpack[Mutation]
+    ) -> ExtendSessionResponse:
+        """Count the idle time anew, or set how long it may be."""
+        request = ExtendSessionRequest(session_id=session_id, idle_seconds=idle_seconds, **options)
+        return await self._calls.call(request, ExtendSessionResponse)
+
+    async def reset_session(
+        self, *, session_id: str, reason: str = "", **options: Unpack[Mutation]
+    ) -> ResetSessionResponse:
+        """Restore the defaults of a session.
+
+        Raises: TabOpen, ReasonRequired, PaymentOpen.
+        """
+        request = ResetSessionRequest(session_id=session_id, reason=reason, **options)
+        return await self._calls.call(request, ResetSessionResponse)
+
+    async def close_session(
+        self, *, session_id: str, reason: str = "", **options: Unpack[Mutation]
+    ) -> CloseSessionResponse:
+        """End a session.
+
+        Raises: TabOpen, ReasonRequired, PaymentOpen.
+        """
+        request = CloseSessionRequest(session_id=session_id, reason=reason, **options)
+        return await self._calls.call(request, CloseSessionResponse)
+
+    async def delete_session(
+        self, *, session_id: str, reason: str, **options: Unpack[Mutation]
+    ) -> DeleteSessionResponse:
+        """Erase a session without open money; its id never comes back.
+
+        Raises: TabOpen, PaymentOpen.
+        """
+        request = DeleteSessionRequest(session_id=session_id, reason=reason, **options)
+        return await self._calls.call(request, DeleteSessionResponse)
+
+    def list_events(
+        self,
+        *,
+        session_id: str,
+        after_version: int = 0,
+        changes: Sequence[str] = (),
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> AsyncPager[Event]:
+        """Read the log of a session in order; `changes` are names such as `line_added`."""
+
+        async def fetch(token: str) -> tuple[Sequence[Event], str]:
+            request = ListEventsRequest(
+                session_id=session_id,
+                after_version=after_version,
+                changes=changes,
+                page_size=page_size,
+                page_token=token,
+            )
+            answer = await self._calls.call(request, ListEventsResponse)
+            return answer.events, answer.next_page_token
+
+        return AsyncPager(fetch, page_token)
+
+    def watch_session(
+        self,
+        *,
+        session_id: str,
+        after_version: int | None = None,
+        resume_token: bytes = b"",
+        mode: WatchMode.ValueType = WatchMode.WATCH_MODE_EVERY_EVENT,
+        timeout: float | None = None,
+    ) -> AsyncSessionWatch:
+        """Watch a session: a snapshot first unless resuming, then every version once, in order.
+
+        Nothing is sent before the first item is asked for. `timeout` ends the watch with
+        DEADLINE_EXCEEDED.
+        """
+        request = WatchSessionRequest(
+            session_id=session_id, after_version=after_version, resume_token=resume_token, mode=mode
+        )
+        source = AsyncResumingStream(self._calls, request, WatchSessionResponse, timeout)
+        return AsyncSessionWatch(source, SessionCursor(after_version, mode))
+
+    def watch_events(
+        self,
+        *,
+        resume_token: bytes = b"",
+        from_beginning: bool = False,
+        changes: Sequence[str] = (),
+        session_ids: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> AsyncEventsWatch:
+        """Watch all sessions and menus, from now on unless resuming or from the beginning.
+
+        Keep `resume_token` of the watch to go on after a restart.
+        """
+        request = WatchEventsRequest(
+            resume_token=resume_token,
+            from_beginning=from_beginning,
+            changes=changes,
+            session_ids=session_ids,
+        )
+        source = AsyncResumingStream(self._calls, request, WatchEventsResponse, timeout)
+        return AsyncEventsWatch(source, resume_token)

@@ -1,0 +1,109 @@
+"""Break the code on purpose, one promise at a time; a broken promise that no test notices fails.
+
+Each mutant is a textual change in a copy of `server/`; the tests run against the copy. A pattern
+that is no longer in the code is an error too, so that the list cannot rot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path("maitred/server")
+PATIENCE_S = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A seeded fault and the tests that must notice it."""
+
+    name: str
+    file: str
+    tests: tuple[str, ...]
+    changes: tuple[tuple[str, str], ...]
+
+
+def read_mutants() -> list[Mutant]:
+    """Read the seeded faults."""
+    with (ROOT / "scripts/mutants.toml").open("rb") as file:
+        entries = tomllib.load(file)["mutant"]
+    return [
+        Mutant(
+            entry["name"],
+            entry["file"],
+            tuple(entry["tests"]),
+            tuple((change["before"], change["after"]) for change in entry["change"]),
+        )
+        for entry in entries
+    ]
+
+
+def main() -> int:
+    """Run every mutant; exit 1 if one survives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="only mutants whose name holds this")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in read_mutants() if arguments.only in mutant.name]
+    survivors = 0
+    for at, mutant in enumerate(chosen, 1):
+        started = time.monotonic()
+        noticed = _noticed(mutant)
+        survivors += not noticed
+        verdict = "noticed " if noticed else "SURVIVED"
+        seconds = time.monotonic() - started
+        print(f"{at:2}/{len(chosen)} {verdict} {seconds:5.1f} s  {mutant.name}", flush=True)
+    print(f"{len(chosen) - survivors} passed, {survivors} failed")
+    return 1 if survivors else 0
+
+
+def _noticed(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory(prefix="maitred-mutant-") as directory:
+        copy = Path(directory) / "server"
+        shutil.copytree(ROOT / "server", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        file = copy / PACKAGE / mutant.file
+        text = file.read_text()
+        for before, after in mutant.changes:
+            if text.count(before) != 1:
+                sys.exit(f"mutant {mutant.name!r}: its pattern is not once in {mutant.file}")
+            text = text.replace(before, after)
+        file.write_text(text)
+        environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+        ]
+        try:
+            run = subprocess.run(
+                [*command, "--timeout=20", *mutant.tests],
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE_S,
+            )
+        except subprocess.TimeoutExpired:
+            # A test that hangs where it used to pass has noticed, too.
+            return True
+        if run.returncode not in {0, 1}:
+            sys.exit(f"mutant {mutant.name!r}: the tests did not run\n{run.stdout[-2000:]}")
+        return run.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The application: puts settings, store, engine and services together and serves them over gRPC."""

@@ -1,0 +1,272 @@
+"""Who calls: bearer tokens from a file, which holds their digests and never the tokens themselves.
+
+A line of the file is one token as JSON: name, role, digest, and where they apply session_id and
+expires_at. The file is read again when it changes or on SIGHUP; a file that has become unreadable
+or wrong leaves the tokens of before in force and is told to the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from maitred.server.config import SettingsError
+from maitred.server.engine.call import Actor
+from maitred.server.errors import Unauthenticated
+from maitred.v1.common_pb2 import Role
+
+_log = structlog.get_logger(__name__)
+
+LOCAL: Final = Actor(name="local", role=Role.ROLE_ADMIN)
+"""Whoever reaches a server without tokens: somebody on this machine, with every right."""
+
+ROLES: Final = {
+    name.removeprefix("ROLE_").lower(): Role.Value(name)
+    for name in Role.keys()  # noqa: SIM118  an enum's wrapper is not iterable
+    if name != "ROLE_UNSPECIFIED"
+}
+
+DIGEST_BYTES: Final = 32
+_PREFIX: Final = "mtd_"
+_LOOK_EVERY_S: Final = 1.0
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_FIELDS: Final = frozenset({"name", "role", "digest", "session_id", "expires_at"})
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Grant(NamedTuple):
+    """What a token allows, and until when in seconds since 1970."""
+
+    actor: Actor
+    expires_at_s: float | None = None
+
+
+def digest(token: str) -> bytes:
+    """Digest a token. A plain hash is enough: tokens are 256 random bits."""
+    return hashlib.blake2b(token.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLine:
+    """One line of the token file."""
+
+    name: str
+    role: Role.ValueType
+    digest: bytes
+    session_id: str = ""
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not _NAME.fullmatch(self.name) or self.name == "maitred":
+            raise ValueError(f"name {self.name!r} is not letters, digits and . _ @ -")
+        if (self.role == Role.ROLE_VIEWER) != bool(self.session_id):
+            raise ValueError("a viewer is bound to a session_id, and nobody else is")
+        if self.session_id and not _ID.fullmatch(self.session_id):
+            raise ValueError(f"session_id {self.session_id!r} is none")
+        if len(self.digest) != DIGEST_BYTES:
+            raise ValueError("digest is not 64 hexadecimal digits")
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            raise ValueError("expires_at has no time zone")
+
+    @classmethod
+    def parse(cls, text: str) -> TokenLine:
+        """Read a line. Raises: ValueError."""
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("is not a JSON object")  # noqa: TRY004  of a line, not of an argument
+        if unknown := sorted(set(found) - _FIELDS):
+            raise ValueError(f"unknown field {unknown[0]}")
+        try:
+            expires = found.get("expires_at")
+            return cls(
+                name=str(found["name"]),
+                role=ROLES[str(found["role"]).lower()],
+                digest=bytes.fromhex(found["digest"]),
+                session_id=str(found.get("session_id", "")),
+                expires_at=None if expires is None else datetime.fromisoformat(expires),
+            )
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]!r} is missing or unknown") from None
+        except TypeError:
+            raise ValueError("a field has the wrong type") from None
+
+    def __str__(self) -> str:
+        """Write the line."""
+        out: dict[str, Any] = {
+            "name": self.name,
+            "role": Role.Name(self.role).removeprefix("ROLE_").lower(),
+            "digest": self.digest.hex(),
+        }
+        if self.session_id:
+            out["session_id"] = self.session_id
+        if self.expires_at is not None:
+            out["expires_at"] = self.expires_at.isoformat()
+        return json.dumps(out)
+
+
+def read_tokens(path: Path) -> dict[bytes, Grant]:
+    """Read a token file. Raises: SettingsError, which names the line."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        raise SettingsError(f"token file {path} does not exist; maitred token makes it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot read token file {path}: {error}") from None
+    grants: dict[bytes, Grant] = {}
+    for number, text in enumerate(lines, 1):
+        if not text.strip() or text.lstrip().startswith("#"):
+            continue
+        try:
+            line = TokenLine.parse(text)
+        except ValueError as error:
+            raise SettingsError(f"token file {path}, line {number}: {error}") from None
+        expires = None if line.expires_at is None else line.expires_at.timestamp()
+        grants[line.digest] = Grant(Actor(line.name, line.role, line.session_id), expires)
+    return grants
+
+
+def add_token(
+    path: Path,
+    name: str,
+    role: Role.ValueType,
+    session_id: str = "",
+    expires_at: datetime | None = None,
+) -> str:
+    """Make a token, append its digest to the file and return it; it is shown nowhere again.
+
+    Raises: SettingsError.
+    """
+    token = _PREFIX + secrets.token_urlsafe(32)
+    try:
+        line = TokenLine(name, role, digest(token), session_id, expires_at)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(fd).st_size
+            unfinished = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            os.write(fd, f"{chr(10) if unfinished else ''}{line}\n".encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise SettingsError(f"cannot write token file {path}: {error.strerror}") from None
+    return token
+
+
+class Authenticator:
+    """Answers who stands behind the metadata of a call."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        now_s: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read the file at once; without one, every caller is local.
+
+        Raises: SettingsError.
+        """
+        self._path = path
+        self._now_s = now_s
+        self._monotonic = monotonic
+        self._seen: tuple[int, ...] = ()
+        self._grants: Mapping[bytes, Grant] = {}
+        self._look_at = 0.0
+        if path is not None:
+            self._seen = _stamp(path)
+            self._grants = read_tokens(path)
+            self._look_at = monotonic() + _LOOK_EVERY_S
+            if path.stat().st_mode & 0o077:
+                _log.warning("token file is readable by others; chmod 600 it", path=str(path))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether callers need no token."""
+        return self._path is None
+
+    def authenticate(self, metadata: Metadata) -> Actor:
+        """Find the actor of a call.
+
+        Raises: Unauthenticated.
+        """
+        if self._path is None:
+            return LOCAL
+        if self._monotonic() >= self._look_at:
+            self.reload_if_changed()
+        for key, value in metadata:
+            if key == "authorization":
+                return self._actor(value)
+        raise Unauthenticated("no token: send metadata `authorization: Bearer TOKEN`")
+
+    def _actor(self, header: str | bytes) -> Actor:
+        text = header if isinstance(header, str) else header.decode("utf-8", "replace")
+        scheme, _, token = text.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("`authorization` is not of the form `Bearer TOKEN`")
+        # Looked up by digest: how long that takes tells nothing about the tokens there are.
+        grant = self._grants.get(digest(token.strip()))
+        if grant is None:
+            raise Unauthenticated("the token is not known")
+        if grant.expires_at_s is not None and grant.expires_at_s <= self._now_s():
+            raise Unauthenticated("the token has expired")
+        return grant.actor
+
+    def reload_if_changed(self) -> None:
+        """Read the file again if it is another one than last time."""
+        assert self._path is not None
+        self._look_at = self._monotonic() + _LOOK_EVERY_S
+        try:
+            stamp = _stamp(self._path)
+        except OSError:
+            stamp = ()
+        if stamp != self._seen:
+            self._seen = stamp
+            self.reload()
+
+    def reload(self) -> None:
+        """Read the file again; what is wrong with it goes to the log and changes nothing."""
+        if self._path is None:
+            return
+        try:
+            self._grants = read_tokens(self._path)
+        except SettingsError as error:
+            _log.error("tokens not reloaded; those of before stay in force", problem=str(error))
+            return
+        _log.info("tokens reloaded", count=len(self._grants))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def parse_expiry(text: str) -> datetime:
+    """Read an expiry: `30d`, `12h`, `90m` from now, or a time in ISO 8601.
+
+    Raises: ValueError.
+    """
+    if match := re.fullmatch(r"(\d{1,6})([dhm])", text):
+        seconds = int(match[1]) * {"d": 86400, "h": 3600, "m": 60}[match[2]]
+        return datetime.fromtimestamp(time.time() + seconds, UTC)
+    when = datetime.fromisoformat(text)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -1,0 +1,79 @@
+"""The standard health service, so that probes and load balancers know when to send calls.
+
+Not the package's servicer: that one writes to watchers while it holds a lock, so that one stalled
+watcher could keep a server from stopping, and its watches never end by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+SERVICE = "grpc.health.v1.Health"
+
+SERVING = HealthCheckResponse.SERVING
+NOT_SERVING = HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """One status for the whole server and each of its services."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._known = {"", *services}
+        self._status: int = NOT_SERVING
+        self._changed = asyncio.Event()
+        self._ending = False
+
+    def set_serving(self) -> None:
+        """Say that calls are welcome."""
+        self._set(SERVING)
+
+    def shut_down(self) -> None:
+        """Say that no more calls are welcome, and end every watch after it was told."""
+        self._ending = True
+        self._set(NOT_SERVING)
+
+    def _set(self, status: int) -> None:
+        self._status = status
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
+        """Answer the status now."""
+        if request.service not in self._known:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return HealthCheckResponse(status=self._status)
+
+    async def watch(
+        self, request: HealthCheckRequest, context: Any
+    ) -> AsyncIterator[HealthCheckResponse]:
+        """Answer the status now and whenever it changes."""
+        if request.service not in self._known:
+            yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
+        told = None
+        while True:
+            changed = self._changed
+            if request.service in self._known and self._status != told:
+                told = self._status
+                yield HealthCheckResponse(status=told)
+            if self._ending:
+                return
+            # Looked at again only if nothing happened while the message was being written.
+            if changed is self._changed:
+                await changed.wait()
+
+    @property
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What to add to a grpc.aio server."""
+        requests, respond = HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self.check, requests, respond),
+                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, requests, respond),
+            },
+        )

@@ -1,0 +1,318 @@
+"""The composition root: settings, parts, adapter, and the gRPC server of them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from maitred.server.app import health, tls
+from maitred.server.app.adapter import GrpcAdapter
+from maitred.server.app.admin import version
+from maitred.server.app.auth import Authenticator
+from maitred.server.app.listening import bind_tcp, bind_unix, check_exposure, split_address
+from maitred.server.app.wiring import Parts, wire
+from maitred.server.config import Settings, SettingsError
+from maitred.server.engine.clock import Clock, Ids
+from maitred.server.engine.engine import Engine
+from maitred.server.stores import create_store
+from maitred.server.stores.base import Store, StoreError
+from maitred.server.telemetry import metrics
+
+_log = structlog.get_logger(__name__)
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How often a busy loop hands the interpreter to the store's thread; a tenth of the default."""
+
+STREAMS_END_S: Final = 1.0
+"""How long watches get to end by themselves before they are ended."""
+
+SAMPLE_S: Final = 1.0
+
+REFLECTION: Final = (
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+
+
+class StartError(Exception):
+    """The server cannot start; the message is one line for people."""
+
+
+class Server:
+    """A server in this process: in the one of `maitred serve`, or in that of a test."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+    ) -> None:
+        """Prepare a server; nothing is opened before `start`.
+
+        A store that is given is opened and closed by the server all the same.
+        """
+        self.settings = settings
+        self._given_store = store
+        self._clock = clock
+        self._ids = ids
+        self.bound_port = 0
+        """The TCP port, once started; 0 where none is listened on."""
+        self.metrics_port = 0
+        self._parts: Parts | None = None
+        self._adapter: GrpcAdapter | None = None
+        self._authenticator: Authenticator | None = None
+        self._health: health.Health | None = None
+        self._grpc: grpc.aio.Server | None = None
+        self._stop_metrics: Any = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, once started."""
+        assert self._parts is not None
+        return self._parts.engine
+
+    @property
+    def parts(self) -> Parts:
+        """Everything that was put together, once started."""
+        assert self._parts is not None
+        return self._parts
+
+    @property
+    def address(self) -> str:
+        """What a client connects to: the TCP address, else the UNIX socket."""
+        if self.bound_port:
+            host, _ = split_address(self.settings.listen)
+            return f"[{host}]:{self.bound_port}" if ":" in host else f"{host}:{self.bound_port}"
+        return f"unix:{self.settings.unix_socket}"
+
+    async def start(self) -> None:
+        """Open the store, then serve.
+
+        Raises: StartError, SettingsError; nothing is left open then.
+        """
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        try:
+            await self._start()
+        except StoreError as error:
+            await self._abandon()
+            raise StartError(str(error)) from error
+        except BaseException:
+            await self._abandon()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        check_exposure(settings)
+        credentials = tls.server_credentials(settings)
+        tokens = Path(settings.tokens) if settings.tokens else None
+        self._authenticator = Authenticator(tokens)
+        parts = wire(settings, self._given_store or open_store(settings), self._clock, self._ids)
+        self._adapter = GrpcAdapter(
+            parts.services,
+            self._authenticator,
+            unary_timeout_s=settings.unary_timeout_s,
+            log_calls=settings.log_level == "debug",
+        )
+        self._health = health.Health(self._adapter.service_names)
+        server = self._grpc = grpc.aio.server(options=channel_options(settings))
+        server.add_generic_rpc_handlers((*self._adapter.handlers, self._health.handler))
+        if settings.reflection:
+            server.add_generic_rpc_handlers(_reflection(self._adapter.service_names))
+        if settings.listen:
+            self.bound_port = bind_tcp(server, settings.listen, credentials)
+        if settings.unix_socket:
+            bind_unix(server, Path(settings.unix_socket))
+        self._parts = parts
+        info = await parts.start()
+        if settings.metrics_listen:
+            self._serve_metrics(settings.metrics_listen)
+        await server.start()
+        self._health.set_serving()
+        _log.info(
+            "serving",
+            version=version(),
+            listen=self.address if self.bound_port else "none",
+            unix_socket=settings.unix_socket or "none",
+            tls="mutual" if settings.tls_client_ca else "yes" if settings.tls_cert else "no",
+            store=info.engine,
+            data=settings.data,
+            payments=settings.payments,
+            metrics_port=self.metrics_port or "none",
+        )
+        if self._authenticator.is_open:
+            _log.warning("no tokens are set: whoever is on this machine has every right")
+
+    def _serve_metrics(self, address: str) -> None:
+        host, port = split_address(address, "metrics_listen")
+        try:
+            self.metrics_port, self._stop_metrics = metrics.serve(host, port, self._sampler())
+        except OSError as error:
+            raise StartError(f"cannot serve metrics on {address}: {error.strerror}") from error
+
+    def _sampler(self) -> Callable[[], None]:
+        """What reads the engine's own numbers: on the loop, where nothing moves meanwhile."""
+        engine, loop = self.engine, asyncio.get_running_loop()
+
+        async def read() -> None:
+            metrics.WATCHERS.set(engine.hub.watchers)
+            metrics.LOCKS.set(len(engine.locks))
+            metrics.LOCK_WAITS.value = engine.locks.waits
+            metrics.LOCK_TIMEOUTS.value = engine.locks.timeouts
+            metrics.CACHE_SIZE.set(len(engine.cache))
+            metrics.COMMITS_IN_FLIGHT.set(engine.committer.in_flight)
+            metrics.EVENTS_PUBLISHED.value = engine.committer.published
+
+        def sample() -> None:
+            # A loop that is stopping answers no more; then the numbers of before are shown.
+            with contextlib.suppress(TimeoutError, RuntimeError):
+                asyncio.run_coroutine_threadsafe(read(), loop).result(SAMPLE_S)
+
+        return sample
+
+    async def _abandon(self) -> None:
+        """Let go of what a failed start holds."""
+        if self._stop_metrics is not None:
+            await asyncio.to_thread(self._stop_metrics)
+        if self._grpc is not None:
+            await self._grpc.stop(None)
+        if self._parts is not None:
+            await self._parts.stop()
+        self._parts = None
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """End in good order: watches at once, calls when they have had their grace, then the store.
+
+        A second call, with less grace, hastens the first.
+        """
+        grace_s = self.settings.grace_s if grace_s is None else grace_s
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        elif self._grpc is not None:
+            await self._grpc.stop(grace_s)
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> None:
+        if self._grpc is None or self._adapter is None or self._parts is None:
+            return
+        _log.info("stopping", grace_s=grace_s, streams=self._adapter.open_streams)
+        if self._health is not None:
+            self._health.shut_down()
+        self.engine.hub.stop()
+        await self._adapter.streams_ended(min(STREAMS_END_S, grace_s))
+        self._adapter.end_streams()
+        await self._grpc.stop(grace_s)
+        if self._stop_metrics is not None:
+            await asyncio.to_thread(self._stop_metrics)
+        await self._parts.stop()
+        _log.info("stopped")
+
+    def reload(self) -> None:
+        """Read the tokens again."""
+        if self._authenticator is not None:
+            self._authenticator.reload()
+
+    async def wait_for_termination(self) -> None:
+        """Wait until the server has stopped."""
+        assert self._grpc is not None
+        await self._grpc.wait_for_termination()
+        if self._stopping is not None:
+            await self._stopping
+
+
+def open_store(settings: Settings) -> Store:
+    """Choose the store of the settings; it is not opened yet.
+
+    Raises: SettingsError.
+    """
+    options: dict[str, Any] = {"queue_commits": settings.store_queue}
+    if not settings.data.lower().startswith("memory:"):
+        options["linger_s"] = settings.max_batch_wait_s
+        options["max_bytes"] = settings.store_max_bytes or None
+    try:
+        return create_store(settings.data, **options)
+    except ValueError as error:
+        raise SettingsError(f"data: {error}") from None
+
+
+def channel_options(settings: Settings) -> list[tuple[str, int]]:
+    """Say to gRPC what must not be left to its defaults."""
+    keepalive_timeout_ms = round(settings.keepalive_timeout_s * 1000)
+    return [
+        # Else a second server on the same port would silently take half of the calls.
+        ("grpc.so_reuseport", 0),
+        # Else a burst of more than about a thousand new streams is cancelled.
+        ("grpc.server.max_pending_requests", settings.max_pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),
+        ("grpc.keepalive_time_ms", round(settings.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # This one, and not the timeout above, decides when a dead peer is given up.
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
+        (
+            "grpc.http2.min_ping_interval_without_data_ms",
+            round(settings.min_ping_interval_s * 1000),
+        ),
+        ("grpc.max_receive_message_length", settings.max_receive_bytes),
+        ("grpc.max_send_message_length", settings.max_send_bytes),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+    ]
+
+
+def _reflection(services: Sequence[str]) -> tuple[grpc.GenericRpcHandler, ...]:
+    """Both versions of reflection: their messages are the same on the wire."""
+    servicer = ReflectionServicer((*services, health.SERVICE, *REFLECTION))
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return tuple(
+        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        for name in REFLECTION
+    )
+
+
+def _set_next(first: asyncio.Event, second: asyncio.Event) -> None:
+    (second if first.is_set() else first).set()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the grace. SIGHUP reads tokens anew.
+
+    Raises: StartError, SettingsError.
+    """
+    server = Server(settings)
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    hasty = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for each in signals:
+        loop.add_signal_handler(each, _set_next, told, hasty)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
+    try:
+        await server.start()
+        await told.wait()
+        stopping = asyncio.create_task(server.stop())
+        waiting = asyncio.create_task(hasty.wait())
+        await asyncio.wait((stopping, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await server.stop(0)
+        waiting.cancel()
+        await stopping
+    finally:
+        for each in (*signals, signal.SIGHUP):
+            loop.remove_signal_handler(each)

@@ -1,0 +1,70 @@
+"""The command line: `maitred`. What fails says in one line what happened and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from maitred.server.cli.failures import (
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    UNREACHABLE,
+    USAGE,
+    CommandError,
+)
+from maitred.server.config import SettingsError
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; answers the exit status."""
+    from maitred.server.cli.parser import parse
+
+    # gRPC's own lines about connections are not for people.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        status: int = arguments.run(arguments)
+    except SettingsError as error:
+        return _say(str(error), USAGE)
+    except CommandError as error:
+        return _say(str(error), error.status)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not complain while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        from grpc.aio import AioRpcError
+
+        if not isinstance(error, AioRpcError):
+            raise
+        return _say(*_explain(error))
+    return status
+
+
+def _say(message: str, status: int) -> int:
+    print(f"maitred: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _explain(error: grpc.aio.AioRpcError) -> tuple[str, int]:
+    """Tell a failed call in words."""
+    from maitred.server.app.errors import reason_on_wire
+
+    code = error.code().name
+    info = reason_on_wire(error)
+    if info is None and code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        return f"cannot reach the server: {error.details()}; is maitred serve running?", UNREACHABLE
+    if code == "UNAUTHENTICATED":
+        return f"{error.details()}; set MAITRED_TOKEN or --token-file", REFUSED
+    return f"refused: {info.reason if info else code}: {error.details()}", REFUSED

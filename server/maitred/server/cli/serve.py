@@ -1,0 +1,24 @@
+"""maitred serve."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+
+from maitred.server import config
+from maitred.server.cli.failures import CommandError
+from maitred.server.telemetry import logging
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the server until it is told to stop."""
+    settings = config.load(vars(arguments), os.environ)
+    logging.configure(settings.log_format, settings.log_level)
+    from maitred.server.app.server import StartError, serve
+
+    try:
+        asyncio.run(serve(settings))
+    except StartError as error:
+        raise CommandError(str(error)) from error
+    return 0

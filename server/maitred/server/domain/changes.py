@@ -1,0 +1,56 @@
+"""What an event says of money, found by the name of its change."""
+
+from __future__ import annotations
+
+from maitred.server.domain.tab import UNSETTLED
+from maitred.v1.event_pb2 import Event
+from maitred.v1.state_pb2 import Payment, Session
+
+PAYMENT_CHANGES = frozenset(
+    name
+    for name, field in Event.DESCRIPTOR.fields_by_name.items()
+    if field.message_type is not None and field.message_type.name == "PaymentChanged"
+)
+"""Changes of a payment itself."""
+
+SUPERSEDING = frozenset({"line_added", "line_removed", "order_cleared", "line_voided", "tip_set"})
+"""Changes that may carry the open payment as superseded."""
+
+MONEY_CHANGES = (
+    PAYMENT_CHANGES
+    | SUPERSEDING
+    | {"session_created", "session_reset", "session_closed", "balance_adjusted"}
+)
+"""Changes that carry a new PaymentState."""
+
+
+def changed_payment(change: str, event: Event) -> Payment | None:
+    """The payment as an event left it; None where the event changed none."""
+    if change in PAYMENT_CHANGES:
+        payment: Payment = getattr(event, change).payment
+        return payment
+    if change in SUPERSEDING:
+        carrier = getattr(event, change)
+        if carrier.HasField("superseded"):
+            superseded: Payment = carrier.superseded
+            return superseded
+    return None
+
+
+def is_settled(payment: Payment) -> bool:
+    """Whether a payment has come to its end; late money may still turn the end into success."""
+    return payment.status not in UNSETTLED
+
+
+def shown_payment(change: str, event: Event, session: Session) -> Payment | None:
+    """The payment to show beside the state after an event: the changed one, else the newest."""
+    payment = changed_payment(change, event)
+    return newest_payment(session) if payment is None else payment
+
+
+def newest_payment(session: Session) -> Payment | None:
+    """The newest payment since the last reset; what came before is of another visit."""
+    if not session.HasField("latest_payment"):
+        return None
+    payment = session.latest_payment
+    return payment if payment.reset_count == session.reset_count else None

@@ -1,0 +1,234 @@
+"""Menus: what may be ordered, at what price, and how it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from maitred.server.domain import text
+from maitred.server.domain.money import check_currency
+from maitred.server.errors import (
+    CurrencyMismatch,
+    InvalidField,
+    ItemNotFound,
+    MenuNotFound,
+    ModifierNotFound,
+    Violation,
+)
+from maitred.v1.common_pb2 import Money
+from maitred.v1.event_pb2 import Event, ItemAvailabilityChanged, MenuPut
+from maitred.v1.menu_pb2 import FindItemsRequest
+from maitred.v1.state_pb2 import Menu, MenuItem, MenuModifier
+
+DEFAULT_RECOMMENDATIONS = 5
+"""Items that Recommend names where the caller sets no limit."""
+
+
+def put(before: Menu | None, menu: Menu) -> Event | None:
+    """Store a menu whole; None where it is what is stored already.
+
+    Raises: InvalidField, CardNumberRefused.
+    """
+    after = Menu()
+    after.CopyFrom(menu)
+    after.ClearField("version")
+    after.ClearField("updated_at")
+    problems = _Problems()
+    text.identifier(after.menu_id, "menu.menu_id")
+    check_currency(after.currency, "menu.currency")
+    after.title = text.note(after.title, "menu.title")
+    ids = {item.item_id for item in after.items}
+    problems.unique((item.item_id for item in after.items), "menu.items", "item_id")
+    problems.unique((text.fold(item.name) for item in after.items), "menu.items", "name")
+    for at, item in enumerate(after.items):
+        _check_item(item, after.currency, f"menu.items[{at}]", problems)
+    _check_modifiers(after.modifiers, after.currency, "menu.modifiers", problems)
+    problems.unique((text.fold(p.name) for p in after.preferences), "menu.preferences", "name")
+    for at, preference in enumerate(after.preferences):
+        field = f"menu.preferences[{at}]"
+        text.name(preference.name, f"{field}.name")
+        problems.known(preference.item_ids, ids, f"{field}.item_ids")
+    problems.known(after.popular_item_ids, ids, "menu.popular_item_ids")
+    problems.refuse()
+    if before is not None and _content(before) == after:
+        return None
+    return Event(menu_put=MenuPut(menu=after))
+
+
+def set_availability(menu: Menu | None, item: str, *, sold_out: bool) -> Event | None:
+    """Mark an item sold out or available again; None where it is so already.
+
+    Raises: MenuNotFound, ItemNotFound.
+    """
+    if menu is None:
+        raise MenuNotFound("there is no such menu")
+    found = find_item(menu, item)
+    if found.sold_out == sold_out:
+        return None
+    change = ItemAvailabilityChanged(item_id=found.item_id, sold_out=sold_out)
+    return Event(item_availability_changed=change)
+
+
+def find_item(menu: Menu, wanted: str) -> MenuItem:
+    """Look an item up by id, else by name in any case.
+
+    Raises: ItemNotFound.
+    """
+    for item in menu.items:
+        if item.item_id == wanted:
+            return item
+    # Most callers write the name as it stands on the menu, and folding every name takes longer.
+    for item in menu.items:
+        if item.name == wanted:
+            return item
+    folded = text.fold(wanted)
+    for item in menu.items:
+        if text.fold(item.name) == folded:
+            return item
+    raise ItemNotFound(
+        f"the menu has no {wanted!r}", metadata={"item": wanted, "menu_id": menu.menu_id}
+    )
+
+
+def find_modifier(menu: Menu, item: MenuItem, wanted: str) -> MenuModifier:
+    """Look a modifier up by id or by name in any case: the item's own first, then the menu's.
+
+    Raises: ModifierNotFound.
+    """
+    folded = text.fold(wanted)
+    for modifiers in (item.modifiers, menu.modifiers):
+        for modifier in modifiers:
+            if modifier.modifier_id == wanted:
+                return modifier
+        for modifier in modifiers:
+            if text.fold(modifier.name) == folded:
+                return modifier
+    raise ModifierNotFound(
+        f"{item.name!r} cannot be had {wanted!r}",
+        metadata={"modifier": wanted, "item": item.item_id},
+    )
+
+
+def find(menu: Menu, request: FindItemsRequest) -> list[MenuItem]:
+    """Find items by every filter that is set: those whose name fits first, else as on the menu.
+
+    Raises: CurrencyMismatch.
+    """
+    if request.HasField("max_price") and request.max_price.currency != menu.currency:
+        raise CurrencyMismatch(
+            f"max_price is in {request.max_price.currency}, the menu in {menu.currency}",
+            metadata={"expected": menu.currency, "got": request.max_price.currency},
+            violations=[Violation("max_price", "currency.menu", f"must be in {menu.currency}")],
+        )
+    words = text.fold(request.query).split()
+    section = text.fold(request.section)
+    tags = {text.fold(tag) for tag in request.tags}
+    found = [
+        item
+        for item in menu.items
+        if (request.include_sold_out or not item.sold_out)
+        and (not section or text.fold(item.section) == section)
+        and tags <= {text.fold(tag) for tag in item.tags}
+        and not (
+            request.HasField("max_price") and item.price.minor_units > request.max_price.minor_units
+        )
+        and _holds(_searchable(item), words)
+    ]
+    found.sort(key=lambda item: not _holds(text.fold(item.name), words))
+    return found
+
+
+def recommend(menu: Menu, preference: str, limit: int) -> tuple[list[MenuItem], str]:
+    """Name items that suit a taste, and the taste that was found.
+
+    An unknown taste, and one of which everything is sold out, gives the popular items.
+    """
+    most = limit or DEFAULT_RECOMMENDATIONS
+    folded = text.fold(preference)
+    for known in menu.preferences:
+        if text.fold(known.name) == folded:
+            suiting = _available(menu, known.item_ids)
+            if suiting:
+                return suiting[:most], known.name
+    return _available(menu, menu.popular_item_ids)[:most], ""
+
+
+class _Problems:
+    """Collects what is wrong with a menu, so that it is told in one go."""
+
+    def __init__(self) -> None:
+        self._violations: list[Violation] = []
+
+    def add(self, field: str, rule: str, description: str) -> None:
+        """Note one problem."""
+        self._violations.append(Violation(field, rule, description))
+
+    def unique(self, values: Iterable[str], field: str, part: str) -> None:
+        """Note every value that stands twice."""
+        seen: set[str] = set()
+        for at, value in enumerate(values):
+            if value in seen:
+                self.add(f"{field}[{at}].{part}", "menu.unique", f"{value!r} stands twice")
+            seen.add(value)
+
+    def known(self, ids: Sequence[str], items: set[str], field: str) -> None:
+        """Note every id that no item has."""
+        for at, item_id in enumerate(ids):
+            if item_id not in items:
+                self.add(f"{field}[{at}]", "menu.known_item", f"no item has the id {item_id!r}")
+
+    def price(self, price: Money, currency: str, field: str) -> None:
+        """Note a price that is negative or in another currency."""
+        if price.minor_units < 0:
+            self.add(f"{field}.minor_units", "menu.price", "must not be negative")
+        if price.currency != currency:
+            self.add(f"{field}.currency", "menu.currency", f"must be {currency}, the menu's")
+
+    def refuse(self) -> None:
+        """Raise what was found, if anything."""
+        if self._violations:
+            first = self._violations[0]
+            raise InvalidField(f"{first.field}: {first.description}", violations=self._violations)
+
+
+def _check_item(item: MenuItem, currency: str, field: str, problems: _Problems) -> None:
+    text.name(item.name, f"{field}.name")
+    text.name(item.section, f"{field}.section")
+    item.description = text.note(item.description, f"{field}.description")
+    for at, tag in enumerate(item.tags):
+        text.name(tag, f"{field}.tags[{at}]")
+    if not text.fold(item.name):
+        problems.add(f"{field}.name", "menu.name", "must not be blank")
+    problems.price(item.price, currency, f"{field}.price")
+    _check_modifiers(item.modifiers, currency, f"{field}.modifiers", problems)
+
+
+def _check_modifiers(
+    modifiers: Sequence[MenuModifier], currency: str, field: str, problems: _Problems
+) -> None:
+    problems.unique((each.modifier_id for each in modifiers), field, "modifier_id")
+    problems.unique((text.fold(each.name) for each in modifiers), field, "name")
+    for at, modifier in enumerate(modifiers):
+        text.name(modifier.name, f"{field}[{at}].name")
+        if modifier.HasField("price"):
+            problems.price(modifier.price, currency, f"{field}[{at}].price")
+
+
+def _content(menu: Menu) -> Menu:
+    content = Menu()
+    content.CopyFrom(menu)
+    content.ClearField("version")
+    content.ClearField("updated_at")
+    return content
+
+
+def _searchable(item: MenuItem) -> str:
+    return text.fold("\n".join((item.name, item.description, item.section, *item.tags)))
+
+
+def _holds(folded: str, words: Sequence[str]) -> bool:
+    return all(word in folded for word in words)
+
+
+def _available(menu: Menu, item_ids: Iterable[str]) -> list[MenuItem]:
+    items = {item.item_id: item for item in menu.items if not item.sold_out}
+    return [items[item_id] for item_id in dict.fromkeys(item_ids) if item_id in items]

@@ -1,0 +1,286 @@
+"""Orders: lines are charged when they are added, and given back when they are taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maitred.server.domain import menus, text
+from maitred.server.domain.money import money
+from maitred.server.domain.tab import Tab
+from maitred.server.errors import (
+    CurrencyMismatch,
+    InvalidField,
+    InvalidQuantity,
+    ItemSoldOut,
+    LineNotFound,
+    MenuNotFound,
+    OrderEmpty,
+    OrderFull,
+    OrderLinePaid,
+    OrderNotFound,
+    PermissionDenied,
+    Violation,
+)
+from maitred.v1.event_pb2 import (
+    Event,
+    LineAdded,
+    LineRemoved,
+    LineVoided,
+    OrderCleared,
+    OrderPlaced,
+)
+from maitred.v1.order_pb2 import AddItemRequest, RemoveItemRequest, VoidLineRequest
+from maitred.v1.state_pb2 import (
+    ORDER_STATUS_PLACED,
+    ORDER_STATUS_VOIDED,
+    LineModifier,
+    Menu,
+    Order,
+    OrderLine,
+    Session,
+)
+
+MAX_QUANTITY = 100
+"""Pieces that one line may hold."""
+
+
+def add_item(
+    session: Session, request: AddItemRequest, menu: Menu | None, *, staff: bool, max_lines: int
+) -> Event:
+    """Add a line and charge it. The price is the menu's, unless staff names an open one.
+
+    Raises: InvalidQuantity, OrderFull, MenuNotFound, ItemNotFound, ItemSoldOut, ModifierNotFound,
+    CurrencyMismatch, PermissionDenied, InvalidField, CardNumberRefused, InsufficientFunds.
+    """
+    quantity = request.quantity or 1
+    if not 1 <= quantity <= MAX_QUANTITY:
+        raise _bad_quantity(quantity, MAX_QUANTITY)
+    if len(session.order.lines) >= max_lines:
+        raise OrderFull(
+            f"an order holds at most {max_lines} lines", metadata={"max_lines": str(max_lines)}
+        )
+    tab = Tab(session)
+    if request.HasField("open_price"):
+        line = _open_line(request, tab, staff=staff)
+    else:
+        line = _menu_line(request, menu, tab.currency)
+    line.line_number = session.last_line_number + 1
+    line.quantity = quantity
+    line.note = text.note(request.note, "note")
+    price = line.unit_price.minor_units * quantity
+    line.total.CopyFrom(money(price, tab.currency))
+    tab.charge(price)
+    number = session.order.number if session.HasField("order") else session.last_order_number + 1
+    superseded = tab.superseded()
+    change = LineAdded(
+        line=line,
+        order_number=number,
+        order_total=money(_total(session.order.lines) + price, tab.currency),
+        payment=tab.state(superseded),
+        ledger=tab.ledger,
+        superseded=superseded,
+    )
+    return Event(line_added=change)
+
+
+def remove_item(session: Session, request: RemoveItemRequest) -> Event:
+    """Take a line of the open order off, or a part of it, and give its price back.
+
+    Raises: LineNotFound, OrderLinePaid, InvalidQuantity.
+    """
+    line = _line_of(session.order, request.line_number)
+    quantity = request.quantity or line.quantity
+    if not 1 <= quantity <= line.quantity:
+        raise _bad_quantity(quantity, line.quantity)
+    price = line.unit_price.minor_units * quantity
+    tab = Tab(session)
+    _require_unpaid(session, line)
+    tab.reverse(price)
+    superseded = tab.superseded()
+    change = LineRemoved(
+        line_number=line.line_number,
+        quantity=quantity,
+        order_total=money(_total(session.order.lines) - price, tab.currency),
+        payment=tab.state(superseded),
+        ledger=tab.ledger,
+        superseded=superseded,
+    )
+    if quantity < line.quantity:
+        change.line.CopyFrom(line)
+        change.line.quantity -= quantity
+        change.line.total.minor_units -= price
+    return Event(line_removed=change)
+
+
+def place(session: Session, now_ns: int) -> Event:
+    """Send the open order to the kitchen.
+
+    Raises: OrderEmpty.
+    """
+    if not session.order.lines:
+        raise OrderEmpty("an empty order cannot be placed")
+    placed = Order()
+    placed.CopyFrom(session.order)
+    placed.status = ORDER_STATUS_PLACED
+    placed.placed_at.FromNanoseconds(now_ns)
+    return Event(order_placed=OrderPlaced(order=placed))
+
+
+def clear(session: Session) -> Event | None:
+    """Take every unpaid line off the open order and give their prices back; None without any."""
+    kept = [line for line in session.order.lines if _is_paid(session, line)]
+    if len(kept) == len(session.order.lines):
+        return None
+    tab = Tab(session)
+    price = _total(session.order.lines) - _total(kept)
+    tab.reverse(price)
+    superseded = tab.superseded()
+    change = OrderCleared(
+        order_number=session.order.number,
+        kept=kept,
+        order_total=money(_total(kept), tab.currency),
+        payment=tab.state(superseded),
+        ledger=tab.ledger,
+        superseded=superseded,
+    )
+    return Event(order_cleared=change)
+
+
+def void_line(session: Session, request: VoidLineRequest, order: Order | None) -> Event | None:
+    """Take a line off a placed order, or a part of it; None where all of it is voided already.
+
+    Raises: OrderNotFound, LineNotFound, OrderLinePaid, InvalidQuantity, CardNumberRefused.
+    """
+    if order is None:
+        raise OrderNotFound(
+            f"no order {request.order_number} was placed",
+            metadata={"order_number": str(request.order_number)},
+        )
+    line = _line_of(order, request.line_number)
+    left = line.quantity - line.voided_quantity
+    quantity = request.quantity or left
+    if not left and not request.quantity:
+        return None
+    if not 1 <= quantity <= left:
+        raise _bad_quantity(quantity, left)
+    price = line.unit_price.minor_units * quantity
+    tab = Tab(session)
+    _require_unpaid(session, line)
+    tab.reverse(price)
+    superseded = tab.superseded()
+    change = LineVoided(
+        order=_voided(order, line.line_number, quantity),
+        line_number=line.line_number,
+        quantity=quantity,
+        reason=text.note(request.reason, "reason"),
+        payment=tab.state(superseded),
+        ledger=tab.ledger,
+        superseded=superseded,
+    )
+    return Event(line_voided=change)
+
+
+def is_paid(session: Session, order: Order) -> bool:
+    """Whether nothing of an order is left to be paid: settled, or written off by staff."""
+    lines = [line for line in order.lines if line.quantity > line.voided_quantity]
+    return bool(lines) and all(_is_paid(session, line) for line in lines)
+
+
+def _open_line(request: AddItemRequest, tab: Tab, *, staff: bool) -> OrderLine:
+    if not staff:
+        raise PermissionDenied(
+            "an open price needs role STAFF", metadata={"required_role": "STAFF"}
+        )
+    price = tab.require(request.open_price, "open_price")
+    if price < 0:
+        raise _invalid("open_price.minor_units", "open_price.range", "must not be negative")
+    if request.modifiers:
+        raise _invalid("modifiers", "open_price.modifiers", "belong into the open price")
+    name = text.name(request.item, "item")
+    if not name.strip():
+        raise _invalid("item", "item.blank", "must not be blank")
+    return OrderLine(name=name, unit_price=money(price, tab.currency))
+
+
+def _menu_line(request: AddItemRequest, menu: Menu | None, currency: str) -> OrderLine:
+    wanted = text.name(request.item, "item")
+    if menu is None:
+        raise MenuNotFound("the session has no menu")
+    if menu.currency != currency:
+        raise CurrencyMismatch(
+            f"the menu is in {menu.currency}, the session in {currency}",
+            metadata={"expected": currency, "got": menu.currency},
+        )
+    item = menus.find_item(menu, wanted)
+    if item.sold_out:
+        raise ItemSoldOut(f"{item.name!r} is sold out", metadata={"item": item.name})
+    modifiers = [
+        menus.find_modifier(menu, item, text.name(name, f"modifiers[{at}]"))
+        for at, name in enumerate(request.modifiers)
+    ]
+    unit_price = item.price.minor_units + sum(each.price.minor_units for each in modifiers)
+    return OrderLine(
+        item_id=item.item_id,
+        name=item.name,
+        modifiers=[
+            LineModifier(
+                modifier_id=each.modifier_id,
+                name=each.name,
+                price=money(each.price.minor_units, currency),
+            )
+            for each in modifiers
+        ],
+        unit_price=money(unit_price, currency),
+        menu_version=menu.version,
+    )
+
+
+def _voided(order: Order, line_number: int, quantity: int) -> Order:
+    after = Order()
+    after.CopyFrom(order)
+    for line in after.lines:
+        if line.line_number == line_number:
+            line.voided_quantity += quantity
+    after.total.minor_units = _total(after.lines)
+    if all(line.quantity == line.voided_quantity for line in after.lines):
+        after.status = ORDER_STATUS_VOIDED
+    return after
+
+
+def _total(lines: Iterable[OrderLine]) -> int:
+    return sum(
+        line.unit_price.minor_units * (line.quantity - line.voided_quantity) for line in lines
+    )
+
+
+def _line_of(order: Order, line_number: int) -> OrderLine:
+    for line in order.lines:
+        if line.line_number == line_number:
+            return line
+    raise LineNotFound(
+        f"the order has no line {line_number}", metadata={"line_number": str(line_number)}
+    )
+
+
+def _is_paid(session: Session, line: OrderLine) -> bool:
+    return line.line_number <= session.paid_through_line
+
+
+def _require_unpaid(session: Session, line: OrderLine) -> None:
+    if _is_paid(session, line):
+        raise OrderLinePaid(
+            f"line {line.line_number} is paid: refund it instead",
+            metadata={"line_number": str(line.line_number)},
+        )
+
+
+def _bad_quantity(quantity: int, most: int) -> InvalidQuantity:
+    return InvalidQuantity(
+        f"the quantity is {quantity}; it must be 1 to {most}",
+        metadata={"quantity": str(quantity), "maximum": str(most)},
+        violations=[Violation("quantity", "quantity.range", f"must be 1 to {most}")],
+    )
+
+
+def _invalid(field: str, rule: str, description: str) -> InvalidField:
+    return InvalidField(f"{field}: {description}", violations=[Violation(field, rule, description)])

@@ -1,0 +1,366 @@
+"""The commands of payments: pure decisions, each of at most one event.
+
+Every command on an existing payment takes it as an argument, because it need not be the newest one
+of its session. What the provider says is applied by `settlement`, never here.
+"""
+
+from __future__ import annotations
+
+from maitred.server.domain import text
+from maitred.server.domain.money import money
+from maitred.server.domain.settlement import (
+    apply_snapshot,
+    asks_for_what_is_owed,
+    changed,
+    copy,
+    is_unsettled,
+    record_refund,
+    settle,
+    timestamp,
+)
+from maitred.server.domain.snapshots import ProviderSnapshot, Terms
+from maitred.server.domain.tab import Tab, has_open_payment
+from maitred.server.errors import (
+    AmountOutOfRange,
+    NothingToPay,
+    PaymentNotConfirmed,
+    PaymentNotFound,
+    PaymentOpen,
+    PaymentSettled,
+    PreviousPaymentUnresolved,
+    ReasonRequired,
+    RefundExceedsPaid,
+    Violation,
+)
+from maitred.v1.common_pb2 import Money
+from maitred.v1.event_pb2 import Event
+from maitred.v1.state_pb2 import (
+    ATTENTION_AMOUNT_MISMATCH,
+    ATTENTION_OUTCOME_UNKNOWN,
+    ATTENTION_OVERPAID,
+    ATTENTION_UNSPECIFIED,
+    PAYMENT_METHOD_CREDIT,
+    PAYMENT_METHOD_PROVIDER,
+    PAYMENT_STATUS_CREATING,
+    PAYMENT_STATUS_OUTCOME_UNKNOWN,
+    PAYMENT_STATUS_SUCCEEDED,
+    REFUND_STATUS_PENDING,
+    REFUND_STATUS_SUCCEEDED,
+    Payment,
+    PaymentMethod,
+    ProviderRequest,
+    Refund,
+    Session,
+)
+
+HOUSE = "house"
+"""The provider of what is paid in cash, at the house's terminal or with credit."""
+
+
+def request_payment(session: Session, now_ns: int, payment_id: str, terms: Terms) -> Event | None:
+    """Record that what is owed is to be paid; None where an open payment asks for just that.
+
+    What credit covers wholly is settled at once. Raises: NothingToPay, AmountOutOfRange,
+    PreviousPaymentUnresolved, and the refusal of the terms.
+    """
+    tab = Tab(session)
+    if has_open_payment(session):
+        latest = session.latest_payment
+        if not is_withdrawn(latest) and asks_for_what_is_owed(latest, tab):
+            return None
+        raise PreviousPaymentUnresolved(
+            "the link before this one is not known to be dead yet; try again",
+            metadata={"payment_id": latest.payment_id},
+            retry_after_s=1,
+        )
+    payment = _new_payment(session, tab, now_ns, payment_id)
+    amount = payment.amount.minor_units
+    if amount == 0:
+        return _settle_by_hand(session, tab, None, payment, PAYMENT_METHOD_CREDIT, "", now_ns)
+    if not terms.minimum <= amount <= terms.maximum:
+        raise AmountOutOfRange(
+            f"the provider charges {terms.minimum} to {terms.maximum} minor units, not {amount}",
+            metadata={"minimum": str(terms.minimum), "maximum": str(terms.maximum)},
+        )
+    if terms.refusal is not None:
+        raise terms.refusal
+    payment.status = PAYMENT_STATUS_CREATING
+    payment.provider = terms.provider
+    payment.is_simulated = terms.is_simulated
+    # Whole seconds, upward: providers count in them, and a link must not die before its time.
+    payment.expires_at.seconds = -(-now_ns // 1_000_000_000) + terms.lifetime_s
+    payment.request.CopyFrom(
+        ProviderRequest(
+            key=creation_key(payment_id, 1),
+            parameters=terms.parameters(payment),
+            first_sent_at=timestamp(now_ns),
+            attempt=1,
+        )
+    )
+    return changed(session, tab, None, payment, "create")
+
+
+def creation_key(payment_id: str, attempt: int) -> str:
+    """Name an attempt to create a payment at its provider."""
+    return f"{payment_id}:create:{attempt}"
+
+
+def is_withdrawn(payment: Payment) -> bool:
+    """Whether the link of an unsettled payment is to be made unusable."""
+    return is_unsettled(payment) and (payment.superseded or payment.cancel_requested)
+
+
+def new_attempt(session: Session, payment: Payment, attempt: int) -> Event | None:
+    """Give up a key for which the provider answers only errors, once it holds nothing under it.
+
+    `attempt` is the one given up; None where that happened already.
+    """
+    if not is_unborn(payment) or payment.request.attempt != attempt:
+        return None
+    after = copy(payment)
+    after.request.attempt = attempt + 1
+    after.request.key = creation_key(payment.payment_id, attempt + 1)
+    return changed(session, Tab(session), payment, after, "create")
+
+
+def supersede(session: Session, _now_ns: int) -> Event | None:
+    """Mark the open payment superseded where late money of another one changed what is owed."""
+    if not has_open_payment(session) or session.latest_payment.superseded:
+        return None
+    tab = Tab(session)
+    if asks_for_what_is_owed(session.latest_payment, tab):
+        return None
+    after = copy(session.latest_payment)
+    after.superseded = True
+    return changed(session, tab, session.latest_payment, after, "sweep")
+
+
+def flag_unknown(session: Session, payment: Payment) -> Event | None:
+    """Call for a person: what became of the payment could not be found out for long."""
+    if not is_unsettled(payment) or payment.attention != ATTENTION_UNSPECIFIED:
+        return None
+    after = copy(payment)
+    after.attention = ATTENTION_OUTCOME_UNKNOWN
+    return changed(session, Tab(session), payment, after, "sweep")
+
+
+def request_cancel(session: Session, payment: Payment, reason: str) -> Event | None:
+    """Record that a payment is to be withdrawn; None where it is settled or was asked before."""
+    if not is_unsettled(payment) or payment.cancel_requested:
+        return None
+    after = copy(payment)
+    after.cancel_requested = True
+    after.reason = text.note(reason, "reason")
+    return changed(session, Tab(session), payment, after, "cancel")
+
+
+def confirm(
+    session: Session, payment: Payment, snapshot: ProviderSnapshot | None, now_ns: int
+) -> Event | None:
+    """Settle a payment that its provider confirms; None where it is settled already.
+
+    Raises: PaymentNotConfirmed, PaymentSettled.
+    """
+    if payment.status == PAYMENT_STATUS_SUCCEEDED:
+        return None
+    event = None
+    if snapshot is not None:
+        event = apply_snapshot(session, payment, snapshot, "check", now_ns)
+    if event is not None and event.HasField("payment_succeeded"):
+        return event
+    if is_unsettled(payment):
+        raise PaymentNotConfirmed(
+            "the provider has not confirmed the payment",
+            metadata={"payment_id": payment.payment_id},
+        )
+    raise PaymentSettled(
+        "the payment ended without money", metadata={"payment_id": payment.payment_id}
+    )
+
+
+def complete_by_hand(
+    session: Session,
+    payment: Payment | None,
+    now_ns: int,
+    payment_id: str,
+    method: PaymentMethod.ValueType,
+    reason: str,
+) -> Event | None:
+    """Settle on the word of staff: a payment whose link is dead or, without one, the whole tab.
+
+    None where it is settled already. Raises: ReasonRequired, PaymentOpen, PaymentSettled,
+    NothingToPay.
+    """
+    reason = text.note(reason, "reason")
+    if not reason:
+        raise ReasonRequired(
+            "say why the payment is completed by hand",
+            violations=[Violation("reason", "reason.required", "is required with a method")],
+        )
+    tab = Tab(session)
+    if payment is None:
+        if has_open_payment(session):
+            raise _link_alive(session.latest_payment)
+        payment = _new_payment(session, tab, now_ns, payment_id)
+        if payment.amount.minor_units == 0:
+            method = PAYMENT_METHOD_CREDIT
+        return _settle_by_hand(session, tab, None, payment, method, reason, now_ns)
+    if payment.status == PAYMENT_STATUS_SUCCEEDED:
+        if payment.method == method:
+            return None
+        raise PaymentSettled(
+            "the payment was paid another way", metadata={"payment_id": payment.payment_id}
+        )
+    mismatch = payment.attention == ATTENTION_AMOUNT_MISMATCH
+    if is_unsettled(payment) and not mismatch:
+        raise _link_alive(payment)
+    if session.latest_payment.payment_id != payment.payment_id and not mismatch:
+        raise PaymentSettled(
+            "a newer payment took its place", metadata={"payment_id": payment.payment_id}
+        )
+    if mismatch:
+        # The provider holds this money: its facts about it must not count a second time.
+        method = PAYMENT_METHOD_PROVIDER
+    return _settle_by_hand(session, tab, payment, copy(payment), method, reason, now_ns)
+
+
+def refund(
+    session: Session,
+    payment: Payment,
+    now_ns: int,
+    refund_id: str,
+    amount: Money | None,
+    reason: str,
+) -> Event:
+    """Record a refund before the provider is called; it counts as spent at once.
+
+    Without an amount, all that is left. Raises: PaymentNotConfirmed, CurrencyMismatch,
+    RefundExceedsPaid.
+    """
+    reason = text.note(reason, "reason")
+    if payment.status != PAYMENT_STATUS_SUCCEEDED:
+        raise PaymentNotConfirmed(
+            "only received money can be refunded", metadata={"payment_id": payment.payment_id}
+        )
+    tab = Tab(session)
+    refundable = payment.received_amount.minor_units - payment.refunded_amount.minor_units
+    wanted = refundable if amount is None else tab.require(amount, "amount")
+    if not 0 < wanted <= refundable:
+        raise RefundExceedsPaid(
+            f"{refundable} minor units of the payment can be refunded",
+            metadata={"refundable": str(refundable)},
+        )
+    by_provider = payment.method == PAYMENT_METHOD_PROVIDER
+    after = copy(payment)
+    record = Refund(
+        refund_id=refund_id,
+        amount=money(wanted, tab.currency),
+        status=REFUND_STATUS_PENDING if by_provider else REFUND_STATUS_SUCCEEDED,
+        reason=reason,
+        created_at=timestamp(now_ns),
+        key=f"{payment.payment_id}:refund:{refund_id}" if by_provider else "",
+    )
+    here = payment.reset_count == session.reset_count or payment.attention == ATTENTION_OVERPAID
+    record_refund(tab, after, record, takes_credit=here)
+    return changed(session, tab, payment, after, "staff")
+
+
+def reconcile(
+    session: Session, payment: Payment, snapshot: ProviderSnapshot | None, reason: str, now_ns: int
+) -> Event:
+    """Record what the provider says together with why somebody asked, also where it is nothing new.
+
+    A person has looked: the attention ends, unless money still waits for a decision.
+    """
+    reason = text.note(reason, "reason")
+    event = None
+    if snapshot is not None:
+        event = apply_snapshot(session, payment, snapshot, "staff", now_ns)
+    if event is not None:
+        name = event.WhichOneof("change")
+        assert name is not None
+        getattr(event, name).payment.reason = reason
+        return event
+    after = copy(payment)
+    after.reason = reason
+    if not is_unsettled(after) and after.attention != ATTENTION_AMOUNT_MISMATCH:
+        after.attention = ATTENTION_UNSPECIFIED
+    return changed(session, Tab(session), payment, after, "staff")
+
+
+def is_unborn(payment: Payment) -> bool:
+    """Whether the provider has still to be asked for the link, or may know it unknown to us."""
+    return not payment.provider_payment_id and payment.status in (
+        PAYMENT_STATUS_CREATING,
+        PAYMENT_STATUS_OUTCOME_UNKNOWN,
+    )
+
+
+def find_payment(session: Session, payment_id: str) -> Payment | None:
+    """Take a payment from the session's state; None where only the store knows it.
+
+    Without an id, the newest. Raises: PaymentNotFound, where there is none at all.
+    """
+    if not session.HasField("latest_payment"):
+        raise PaymentNotFound("the session has no payment")
+    if payment_id in ("", session.latest_payment.payment_id):
+        return session.latest_payment
+    return None
+
+
+def pending_refunds(payment: Payment) -> list[Refund]:
+    """Refunds that the provider has still to be asked for, or about."""
+    return [
+        refund
+        for refund in payment.refunds
+        if refund.status == REFUND_STATUS_PENDING and refund.key
+    ]
+
+
+def _new_payment(session: Session, tab: Tab, now_ns: int, payment_id: str) -> Payment:
+    owed = tab.tab + tab.tip
+    if owed == 0:
+        raise NothingToPay("there is nothing to pay")
+    credit = min(tab.credit, owed)
+    number = session.latest_payment.number + 1 if session.HasField("latest_payment") else 1
+    return Payment(
+        payment_id=payment_id,
+        session_id=session.session_id,
+        amount=money(owed - credit, tab.currency),
+        tab_amount=money(tab.tab, tab.currency),
+        tip_amount=money(tab.tip, tab.currency),
+        credit_applied=money(credit, tab.currency),
+        provider=HOUSE,
+        created_at=timestamp(now_ns),
+        through_line=session.last_line_number,
+        through_order=session.last_order_number,
+        number=number,
+        reset_count=session.reset_count,
+    )
+
+
+def _settle_by_hand(
+    session: Session,
+    tab: Tab,
+    before: Payment | None,
+    after: Payment,
+    method: PaymentMethod.ValueType,
+    reason: str,
+    now_ns: int,
+) -> Event:
+    received = after.amount.minor_units
+    if (
+        after.attention == ATTENTION_AMOUNT_MISMATCH
+        and after.received_amount.currency == tab.currency
+    ):
+        received = after.received_amount.minor_units
+    after.reason = reason
+    settle(session, tab, after, received, method, now_ns)
+    source = "create" if method == PAYMENT_METHOD_CREDIT and not reason else "staff"
+    return changed(session, tab, before, after, source)
+
+
+def _link_alive(payment: Payment) -> PaymentOpen:
+    return PaymentOpen(
+        "a payment is open, or its outcome is unknown", metadata={"payment_id": payment.payment_id}
+    )

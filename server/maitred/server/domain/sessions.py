@@ -1,0 +1,372 @@
+"""The life of a session: created, updated, extended, reset, closed, expired, erased."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from maitred.server.domain import text
+from maitred.server.domain.money import check_currency, money
+from maitred.server.domain.tab import Tab, has_open_payment
+from maitred.server.errors import (
+    AlreadyExists,
+    InvalidField,
+    PaymentOpen,
+    PermissionDenied,
+    ReasonRequired,
+    SessionClosed,
+    SessionDeleted,
+    SessionExpired,
+    TabOpen,
+    Violation,
+)
+from maitred.v1 import event_pb2 as ev
+from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest, UpdateSessionRequest
+from maitred.v1.state_pb2 import (
+    ATTENTION_ABANDONED_TAB,
+    ATTENTION_UNSPECIFIED,
+    BALANCE_POLICY_BUDGET,
+    PHASE_GREETING,
+    SESSION_STATUS_ACTIVE,
+    SESSION_STATUS_CLOSED,
+    SESSION_STATUS_DELETED,
+    SESSION_STATUS_EXPIRED,
+    TAB_STATUS_PENDING,
+    Conversation,
+    Ledger,
+    PaymentState,
+    Session,
+)
+
+MAX_LABELS = 32
+"""Labels that a session may hold."""
+
+_NS = 1_000_000_000
+
+
+class Defaults(NamedTuple):
+    """What a new session takes from the settings where its request is silent."""
+
+    menu_id: str
+    opening_balance_minor: int
+    currency: str
+    idle_seconds: int
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def create(
+    state: Session | None, request: CreateSessionRequest, session_id: str, defaults: Defaults
+) -> ev.Event:
+    """Open a session.
+
+    Raises: AlreadyExists, InvalidField, CardNumberRefused.
+    """
+    if state is not None:
+        raise AlreadyExists(
+            f"session {session_id!r} was created by another request",
+            metadata={"session_id": session_id},
+        )
+    text.identifier(session_id, "session_id")
+    text.identifier(request.customer_id, "customer_id")
+    opening, currency = defaults.opening_balance_minor, defaults.currency
+    if request.HasField("opening_balance"):
+        opening = request.opening_balance.minor_units
+        currency = request.opening_balance.currency
+        check_currency(currency, "opening_balance.currency")
+        _require(opening >= 0, "opening_balance.minor_units", "must not be negative")
+    session = Session(
+        session_id=session_id,
+        status=SESSION_STATUS_ACTIVE,
+        idle_seconds=request.idle_seconds or defaults.idle_seconds,
+        customer_id=request.customer_id,
+        labels=_labels(dict(request.labels)),
+        conversation=Conversation(phase=PHASE_GREETING),
+        menu_id=request.menu_id or defaults.menu_id,
+        payment=_opening_state(opening, 0, currency, version=0),
+        balance_policy=request.balance_policy or BALANCE_POLICY_BUDGET,
+        ledger=Ledger(opening=opening),
+    )
+    if request.HasField("attributes"):
+        session.attributes.CopyFrom(text.free_data(request.attributes, "attributes"))
+    return ev.Event(session_created=ev.SessionCreated(session=session))
+
+
+def update(session: Session, request: UpdateSessionRequest) -> ev.Event | None:
+    """Change what the mask names; a key that the request does not hold is removed.
+
+    Raises: InvalidField, CardNumberRefused.
+    """
+    _require(bool(request.update_mask.paths), "update_mask", "must name something")
+    after = _described(session)
+    given = Struct()
+    if any(path.partition(".")[0] == "attributes" for path in request.update_mask.paths):
+        given = text.free_data(request.attributes, "attributes")
+    for path in request.update_mask.paths:
+        field, dot, key = path.partition(".")
+        match (field, bool(dot)):
+            case ("labels", False):
+                after.labels.clear()
+                after.labels.update(request.labels)
+            case ("labels", True) if key in request.labels:
+                after.labels[key] = request.labels[key]
+            case ("labels", True) if key:
+                after.labels.pop(key, None)
+            case ("attributes", False):
+                after.ClearField("attributes")
+                if request.HasField("attributes"):
+                    after.attributes.CopyFrom(given)
+            case ("attributes", True) if key in given.fields:
+                after.attributes.fields[key].CopyFrom(given.fields[key])
+            case ("attributes", True) if key:
+                if key in after.attributes.fields:
+                    del after.attributes.fields[key]
+            case ("customer_id", False):
+                after.customer_id = text.identifier(request.customer_id, "customer_id")
+            case _:
+                raise _invalid("update_mask", f"{path!r} cannot be updated")
+    _labels(dict(after.labels))
+    text.require_size(after.attributes.ByteSize(), "attributes")
+    if after == _described(session):
+        return None
+    return ev.Event(session_updated=ev.SessionUpdated(session=after))
+
+
+def extend(session: Session, request: ExtendSessionRequest) -> ev.Event:
+    """Move the expiry; 0 seconds keep the present span and count it anew."""
+    seconds = request.idle_seconds or session.idle_seconds
+    return ev.Event(session_extended=ev.SessionExtended(idle_seconds=seconds))
+
+
+def reset(session: Session, reason: str, *, staff: bool) -> ev.Event:
+    """Restore the defaults; who it is, what it is labelled and every running number stay.
+
+    Raises: PaymentOpen, TabOpen, PermissionDenied, ReasonRequired, CardNumberRefused.
+    """
+    reason = text.note(reason, "reason")
+    _require_write_off(session, reason, staff=staff)
+    tab = Tab(session)
+    written_off = tab.write_off()
+    after = Session()
+    after.CopyFrom(session)
+    for field in ("version", "updated_at", "attributes", "order"):
+        after.ClearField(field)
+    after.reset_count += 1
+    after.conversation.CopyFrom(Conversation(phase=PHASE_GREETING))
+    # Credit is the guest's money, whatever is forgotten.
+    after.payment.CopyFrom(
+        _opening_state(session.ledger.opening, tab.credit, tab.currency, tab.version + 1)
+    )
+    after.ledger.CopyFrom(Ledger(opening=session.ledger.opening))
+    # What was written off is no longer on the tab, so that no line of it may be given back.
+    after.paid_through_line = session.last_line_number
+    if session.attention == ATTENTION_ABANDONED_TAB:
+        after.attention = ATTENTION_UNSPECIFIED
+    change = ev.SessionReset(session=after, reason=reason)
+    if written_off:
+        change.written_off.CopyFrom(money(written_off, tab.currency))
+    return ev.Event(session_reset=change)
+
+
+def close(session: Session, reason: str, *, staff: bool) -> ev.Event:
+    """End a session.
+
+    Raises: PaymentOpen, TabOpen, PermissionDenied, ReasonRequired, CardNumberRefused.
+    """
+    reason = text.note(reason, "reason")
+    _require_write_off(session, reason, staff=staff)
+    change = ev.SessionClosed(reason=reason, payment=session.payment, ledger=session.ledger)
+    if _tab(session):
+        tab = Tab(session)
+        change.written_off.CopyFrom(money(tab.write_off(), tab.currency))
+        change.payment.CopyFrom(tab.state())
+        change.ledger.CopyFrom(tab.ledger)
+    return ev.Event(session_closed=change)
+
+
+def delete(session: Session, reason: str) -> ev.Event:
+    """Erase a session for ever; never one with open money.
+
+    Raises: PaymentOpen, TabOpen, CardNumberRefused.
+    """
+    reason = text.note(reason, "reason")
+    _refuse_open_payment(session)
+    if _tab(session) or _credit(session):
+        raise TabOpen(
+            "the session holds open money",
+            metadata={"tab": str(_tab(session)), "credit": str(_credit(session))},
+        )
+    return ev.Event(session_deleted=ev.SessionDeleted(reason=reason))
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def is_active(session: Session) -> bool:
+    """Whether the session is open for commands, as far as its state says."""
+    return session.status == SESSION_STATUS_ACTIVE
+
+
+def require_open(session: Session) -> None:
+    """Refuse a session that accepts no new commands.
+
+    Raises: SessionExpired, SessionClosed, SessionDeleted.
+    """
+    match session.status:
+        case s if s == SESSION_STATUS_EXPIRED:
+            raise SessionExpired(f"session {session.session_id!r} has expired")
+        case s if s == SESSION_STATUS_CLOSED:
+            raise SessionClosed(f"session {session.session_id!r} is closed")
+        case s if s == SESSION_STATUS_DELETED:
+            raise SessionDeleted(f"session {session.session_id!r} was deleted")
+
+
+def is_overdue(session: Session, now_ns: int) -> bool:
+    """Whether the session must expire; with an open tab or payment it never does."""
+    return (
+        is_active(session) and now_ns >= _ns(session.expires_at) and not _holds_open_money(session)
+    )
+
+
+def tick(session: Session, now_ns: int, retention_seconds: int) -> ev.Event | None:
+    """Do what the time asks for, one thing at once; None where it asks for nothing.
+
+    A `session_deleted` is to be carried out as a deletion. An overdue session expires before
+    anything else happens to it.
+    """
+    if is_overdue(session, now_ns):
+        return ev.Event(session_expired=ev.SessionExpired())
+    wake_ns = wake_at_ns(session, retention_seconds)
+    if wake_ns is None or now_ns < wake_ns:
+        return None
+    if session.attention == ATTENTION_ABANDONED_TAB:
+        return _attention(session, returned=True)
+    if is_active(session):
+        return _attention(session, returned=False)
+    return ev.Event(session_deleted=ev.SessionDeleted(reason="retention"))
+
+
+def wake_at_ns(session: Session, retention_seconds: int) -> int | None:
+    """The earliest time at which `tick` has something to do; None where only a change can bring it.
+
+    A retention of 0 keeps ended sessions for ever.
+    """
+    match session.status:
+        case s if s == SESSION_STATUS_DELETED:
+            return None
+        case _ if _is_found_again(session):
+            return _ns(session.updated_at)
+        case s if s == SESSION_STATUS_ACTIVE:
+            waiting = _holds_open_money(session) and session.attention != ATTENTION_UNSPECIFIED
+            return None if waiting else _ns(session.expires_at)
+        case _:
+            kept = not retention_seconds or _holds_open_money(session) or _credit(session)
+            return None if kept else _ns(session.updated_at) + retention_seconds * _NS
+
+
+def _is_found_again(session: Session) -> bool:
+    """Whether an abandoned tab was paid, emptied or taken up again."""
+    if session.attention != ATTENTION_ABANDONED_TAB:
+        return False
+    return (
+        not is_active(session)
+        or not _holds_open_money(session)
+        or _ns(session.expires_at) > _ns(session.updated_at)
+    )
+
+
+def _attention(session: Session, *, returned: bool) -> ev.Event:
+    change = ev.AttentionChanged(
+        attention=ATTENTION_UNSPECIFIED if returned else ATTENTION_ABANDONED_TAB
+    )
+    if returned and is_active(session):
+        change.next_check_at.CopyFrom(session.expires_at)
+    return ev.Event(attention_changed=change)
+
+
+# --- rules --------------------------------------------------------------------------------------
+
+
+def _require_write_off(session: Session, reason: str, *, staff: bool) -> None:
+    _refuse_open_payment(session)
+    owed = _tab(session)
+    if not owed:
+        return
+    metadata = {"tab": str(owed), "currency": session.payment.tab_total.currency}
+    if not staff and not reason:
+        raise TabOpen("the tab is not empty; staff may write it off", metadata=metadata)
+    if not staff:
+        raise PermissionDenied(
+            "writing off a tab needs role STAFF", metadata={"required_role": "STAFF"} | metadata
+        )
+    if not reason:
+        raise ReasonRequired(
+            "say why the tab is written off",
+            metadata=metadata,
+            violations=[Violation("reason", "reason.required", "is required to write off a tab")],
+        )
+
+
+def _refuse_open_payment(session: Session) -> None:
+    if has_open_payment(session):
+        raise PaymentOpen(
+            "a payment is open, or its outcome is unknown",
+            metadata={"payment_id": session.latest_payment.payment_id},
+        )
+
+
+def _opening_state(opening: int, credit: int, currency: str, version: int) -> PaymentState:
+    nothing = money(0, currency)
+    return PaymentState(
+        balance=money(opening, currency),
+        tab_total=nothing,
+        tip_amount=nothing,
+        total=nothing,
+        credit=money(credit, currency),
+        status=TAB_STATUS_PENDING,
+        version=version,
+    )
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    _require(len(labels) <= MAX_LABELS, "labels", f"must not exceed {MAX_LABELS}")
+    for key, value in labels.items():
+        text.name(value, f"labels[{key!r}]")
+    return labels
+
+
+def _described(session: Session) -> Session:
+    described = Session(customer_id=session.customer_id, labels=session.labels)
+    if session.HasField("attributes"):
+        described.attributes.CopyFrom(session.attributes)
+    return described
+
+
+def _holds_open_money(session: Session) -> bool:
+    return _tab(session) > 0 or has_open_payment(session)
+
+
+def _tab(session: Session) -> int:
+    return session.payment.tab_total.minor_units
+
+
+def _credit(session: Session) -> int:
+    return session.payment.credit.minor_units
+
+
+def _ns(at: Timestamp) -> int:
+    return at.seconds * _NS + at.nanos
+
+
+def _require(holds: bool, field: str, description: str) -> None:
+    if not holds:
+        raise _invalid(field, description)
+
+
+def _invalid(field: str, description: str) -> InvalidField:
+    return InvalidField(
+        f"{field}: {description}", violations=[Violation(field, f"{field}.rule", description)]
+    )

@@ -1,0 +1,228 @@
+"""Arithmetic of balance, tab, tip and credit: every change of PaymentState goes through here.
+
+A `Tab` is a working copy of the numbers of one session. Commands move money on it and then take the
+messages that their event carries, so that the ledger always explains the balance and the tab.
+"""
+
+from __future__ import annotations
+
+from maitred.server.domain.money import money, percentage_of, require_currency
+from maitred.server.errors import InsufficientFunds
+from maitred.v1.common_pb2 import Money
+from maitred.v1.state_pb2 import (
+    BALANCE_POLICY_LIMIT,
+    PAYMENT_STATUS_CREATING,
+    PAYMENT_STATUS_OPEN,
+    PAYMENT_STATUS_OUTCOME_UNKNOWN,
+    PAYMENT_STATUS_PROCESSING,
+    PAYMENT_STATUS_SUCCEEDED,
+    TAB_STATUS_COMPLETED,
+    TAB_STATUS_PENDING,
+    TAB_STATUS_PROCESSING,
+    Ledger,
+    Payment,
+    PaymentState,
+    Session,
+    TabStatus,
+)
+
+UNSETTLED = frozenset(
+    {
+        PAYMENT_STATUS_CREATING,
+        PAYMENT_STATUS_OPEN,
+        PAYMENT_STATUS_PROCESSING,
+        PAYMENT_STATUS_OUTCOME_UNKNOWN,
+    }
+)
+"""Statuses in which a payment may still take money, or may have taken it unknown to us."""
+
+
+def has_open_payment(session: Session) -> bool:
+    """Whether the newest payment is not settled."""
+    return session.HasField("latest_payment") and session.latest_payment.status in UNSETTLED
+
+
+class Tab:
+    """The numbers of one session while a command works on them; all in minor units."""
+
+    __slots__ = (
+        "balance",
+        "credit",
+        "currency",
+        "ledger",
+        "payment",
+        "reset_count",
+        "returns_on_settlement",
+        "tab",
+        "tip",
+        "tip_percentage",
+        "version",
+    )
+
+    def __init__(self, session: Session) -> None:
+        state = session.payment
+        self.currency = state.balance.currency
+        self.balance = state.balance.minor_units
+        self.tab = state.tab_total.minor_units
+        self.tip = state.tip_amount.minor_units
+        self.tip_percentage = state.tip_percentage if state.HasField("tip_percentage") else None
+        self.credit = state.credit.minor_units
+        self.version = state.version
+        self.reset_count = session.reset_count
+        self.returns_on_settlement = session.balance_policy == BALANCE_POLICY_LIMIT
+        self.ledger = Ledger()
+        self.ledger.CopyFrom(session.ledger)
+        # A payment from before the last reset says nothing about the tab since.
+        newest = session.HasField("latest_payment") and (
+            session.latest_payment.reset_count == session.reset_count
+        )
+        self.payment: Payment | None = session.latest_payment if newest else None
+
+    @property
+    def total(self) -> int:
+        """What is still to be paid, tip included; never below zero."""
+        return max(0, self.tab + self.tip - self.credit)
+
+    def require(self, amount: Money, field: str) -> int:
+        """Take the minor units of an amount in the session's currency.
+
+        Raises: CurrencyMismatch.
+        """
+        require_currency(amount, self.currency, field)
+        return amount.minor_units
+
+    def charge(self, price: int) -> None:
+        """Move a price from the balance to the tab; exactly enough is enough.
+
+        Raises: InsufficientFunds.
+        """
+        if price > self.balance:
+            raise InsufficientFunds(
+                f"the balance of {self.balance} is below the price of {price} (minor units)",
+                metadata={
+                    "balance": str(self.balance),
+                    "price": str(price),
+                    "currency": self.currency,
+                },
+            )
+        self.balance -= price
+        self.tab += price
+        self.ledger.charges += price
+        self._follow_tab()
+
+    def reverse(self, price: int) -> None:
+        """Give a price back: the inverse of `charge`.
+
+        What a payment has settled of it already becomes credit: a payment applies to the tab as a
+        whole, so that it may have paid for a line that came after it.
+        """
+        self.balance += price
+        self.tab -= price
+        self.ledger.reversals += price
+        paid = max(0, -self.tab)
+        self.tab += paid
+        self.credit += paid
+        self.ledger.settled -= paid
+        if self.returns_on_settlement:
+            self.balance -= paid
+            self.ledger.returned -= paid
+        self._follow_tab()
+
+    def adjust(self, delta: int) -> None:
+        """Change the balance by hand."""
+        self.balance += delta
+        self.ledger.adjustments += delta
+
+    def write_off(self) -> int:
+        """Forgive the whole tab and its tip; answers what the tab was."""
+        forgiven = self.tab
+        self.tab = 0
+        self.ledger.written_off += forgiven
+        if self.returns_on_settlement:
+            self.balance += forgiven
+            self.ledger.returned += forgiven
+        self._follow_tab()
+        return forgiven
+
+    def set_tip(self, amount: int, percentage: int | None) -> None:
+        """Set the tip; with a percentage it follows the tab from now on."""
+        self.tip_percentage = percentage
+        self.tip = amount if percentage is None else percentage_of(self.tab, percentage)
+
+    def settle(self, tab_part: int, received: int, tip_part: int, credit_used: int) -> int:
+        """Apply money that came for `tab_part` + `tip_part` - `credit_used`.
+
+        Lowers the tab by its part and never below zero, clears the tip, and keeps what the tab did
+        not ask for as credit. Answers that excess.
+        """
+        used = min(self.credit, credit_used)
+        available = received + used
+        paid = min(self.tab, tab_part, available)
+        tip_paid = min(tip_part, available - paid)
+        excess = available - paid - tip_paid
+        self.tab -= paid
+        self.credit += excess - used
+        self.tip, self.tip_percentage = 0, None
+        self.ledger.settled += paid
+        self.ledger.received += received
+        self.ledger.tips += tip_paid
+        if self.returns_on_settlement:
+            self.balance += paid
+            self.ledger.returned += paid
+        return excess
+
+    def state(
+        self, payment: Payment | None = None, *, needs_reconciliation: bool | None = None
+    ) -> PaymentState:
+        """Build the message after the change; `payment` is the newest payment after it."""
+        newest = payment if payment is not None else self.payment
+        state = PaymentState(
+            balance=money(self.balance, self.currency),
+            tab_total=money(self.tab, self.currency),
+            tip_amount=money(self.tip, self.currency),
+            total=money(self.total, self.currency),
+            credit=money(self.credit, self.currency),
+            status=self._status(newest),
+            version=self.version + 1,
+        )
+        if self.tip_percentage is not None:
+            state.tip_percentage = self.tip_percentage
+        if newest is not None:
+            state.payment_id = newest.payment_id
+            state.needs_reconciliation = (
+                newest.status == PAYMENT_STATUS_OUTCOME_UNKNOWN
+                if needs_reconciliation is None
+                else needs_reconciliation
+            )
+        return state
+
+    def superseded(self) -> Payment | None:
+        """Mark the open payment superseded if it asks for what is no longer owed; else None."""
+        payment = self.payment
+        if payment is None or payment.status not in UNSETTLED or payment.superseded:
+            return None
+        same = (
+            payment.tab_amount.minor_units == self.tab
+            and payment.tip_amount.minor_units == self.tip
+        )
+        if same:
+            return None
+        changed = Payment()
+        changed.CopyFrom(payment)
+        changed.superseded = True
+        return changed
+
+    def _follow_tab(self) -> None:
+        if self.tip_percentage is not None:
+            self.tip = percentage_of(self.tab, self.tip_percentage)
+        if self.tab == 0:
+            self.tip, self.tip_percentage = 0, None
+
+    def _status(self, newest: Payment | None) -> TabStatus.ValueType:
+        if newest is None or newest.reset_count != self.reset_count:
+            return TAB_STATUS_PENDING
+        if newest.status in UNSETTLED:
+            return TAB_STATUS_PROCESSING
+        if newest.status == PAYMENT_STATUS_SUCCEEDED and self.tab == 0:
+            return TAB_STATUS_COMPLETED
+        return TAB_STATUS_PENDING

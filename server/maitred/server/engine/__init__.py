@@ -1,0 +1,1 @@
+"""Decide, evolve, commit, publish: the one way in which anything changes."""

@@ -1,0 +1,87 @@
+"""What a service asks of the engine, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from maitred.server.stores.base import Claim, Ref
+from maitred.v1.event_pb2 import Event
+
+
+@dataclass(slots=True)
+class Command:
+    """One decision about one aggregate.
+
+    `decide(state, now_ns)` is pure: it returns an `Event` with only its `change` set, or None where
+    nothing changes, or raises a MaitredError. The engine adds version, time, actor and expiry. It
+    may be called several times, each time on a newer state. `state` is None for what does not
+    exist; it is never to be changed in place.
+    """
+
+    ref: Ref
+    decide: Callable[[Any, int], Event | None]
+    request: Message | None = None
+    """Carries request_id and preconditions; None for what the server does by itself."""
+    prepare: Callable[[Any], Awaitable[None]] | None = None
+    """Reads, under the lock, what the decision needs beside the state; never a provider."""
+    claims: Callable[[Event], tuple[Claim, ...]] | None = None
+    """Unique keys taken in the same commit; owners may use `event.version`."""
+    ended: bool = False
+    """Allowed on an expired or closed session: provider facts, refunds, staff resolution."""
+    create: bool = False
+    """Creates the aggregate; one that exists is offered to `decide` as any other state."""
+
+
+class ClaimRefused(Exception):
+    """A claim of the command is owned by somebody else; the service says what that means."""
+
+    def __init__(self, space: str, key: str, owner: str) -> None:
+        super().__init__(f"{space}/{key} is owned by {owner}")
+        self.space = space
+        self.key = key
+        self.owner = owner
+
+
+class Result(NamedTuple):
+    """What a command led to: the state as it is now and the event that its request produced."""
+
+    version: int
+    body: bytes
+    """The state, serialised."""
+    event: bytes
+    """The event, serialised with its personal fields; empty where nothing changed."""
+    replayed: bool
+
+    def reply(self, extras: Message | None = None) -> bytes:
+        """Serialise `{state = 1; event = 2; replayed = 3}` plus the fields set in `extras`.
+
+        Every mutating response has this shape, so that stored bytes go out without being parsed.
+        """
+        parts = [b"\x0a", varint(len(self.body)), self.body]
+        if self.event:
+            parts += (b"\x12", varint(len(self.event)), self.event)
+        if self.replayed:
+            parts.append(b"\x18\x01")
+        if extras is not None:
+            parts.append(extras.SerializeToString())
+        return b"".join(parts)
+
+    def parsed_event(self) -> Event | None:
+        """Parse the event; None where nothing changed."""
+        return Event.FromString(self.event) if self.event else None
+
+
+def varint(value: int) -> bytes:
+    """Encode a length as protobuf does."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

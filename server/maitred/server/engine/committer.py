@@ -1,0 +1,153 @@
+"""From submission to publication: the part of a command that nobody can cancel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import structlog
+
+from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine.command import Result
+from maitred.server.engine.hub import Hub
+from maitred.server.engine.locks import Locks
+from maitred.server.stores.base import (
+    Commit,
+    Committed,
+    Outcome,
+    OutcomeUnknown,
+    Ref,
+    Store,
+    StoreError,
+)
+from maitred.v1.event_pb2 import Event
+
+RESUBMIT_FIRST_S, RESUBMIT_MAX_S = 0.05, 2.0
+"""Back-off between submissions of a commit whose outcome is unknown."""
+
+log = structlog.get_logger(__name__)
+
+Listener = Callable[[Ref, str, Event, Any], None]
+"""Told of each durable event, in order: (ref, name of the change, event, state after it)."""
+
+
+class Decided(NamedTuple):
+    """A decision, ready to be stored and then shown."""
+
+    ref: Ref
+    commit: Commit
+    after: Head
+    change: str
+    event: Event
+    event_bytes: bytes
+
+
+class Committer:
+    """Owns every commit that is under way, and the lock of its aggregate."""
+
+    def __init__(self, store: Store, cache: HeadCache, locks: Locks, hub: Hub) -> None:
+        self._store = store
+        self._cache = cache
+        self._locks = locks
+        self._hub = hub
+        self.listeners: list[Listener] = []
+        self.published = 0
+        """How many events were published; lets a reader see that time went by."""
+        self.in_flight = 0
+        self._drained: asyncio.Event | None = None
+
+    def submit(self, decided: Decided) -> asyncio.Future[Result | Outcome | StoreError]:
+        """Submit a commit and take the lock over; the future may be cancelled, the commit not."""
+        answer: asyncio.Future[Result | Outcome | StoreError]
+        answer = asyncio.get_running_loop().create_future()
+        delay_s = RESUBMIT_FIRST_S
+
+        def done(outcome: Outcome | StoreError) -> None:
+            nonlocal delay_s
+            if isinstance(outcome, Committed):
+                self.publish(decided)
+                self.release(decided.ref)
+                if not answer.done():
+                    after = decided.after
+                    answer.set_result(
+                        Result(after.version, after.body, decided.event_bytes, replayed=False)
+                    )
+                return
+            if isinstance(outcome, OutcomeUnknown):
+                # Whether it was applied is found out by submitting it again, never by reading;
+                # until then nobody may decide on this aggregate.
+                log.warning("commit_outcome_unknown", ref=decided.ref.id, retry_in_s=delay_s)
+                asyncio.get_running_loop().call_later(
+                    delay_s, self._store.submit, decided.commit, done
+                )
+                delay_s = min(delay_s * 2, RESUBMIT_MAX_S)
+                return
+            self._cache.drop(decided.ref)
+            self.release(decided.ref)
+            if not answer.done():
+                answer.set_result(outcome)
+
+        self.in_flight += 1
+        self._store.submit(decided.commit, done)
+        return answer
+
+    def hold(self) -> None:
+        """Count work that holds a lock outside `submit`; `release` ends it."""
+        self.in_flight += 1
+
+    async def forget(self, decided: Decided) -> Result | Outcome:
+        """Carry out a deletion that `hold` has counted; until it is known nobody may decide.
+
+        Raises: StoreError, where it certainly did not happen.
+        """
+        delay_s = RESUBMIT_FIRST_S
+        append = decided.commit.appends[0]
+        try:
+            while True:
+                try:
+                    outcome = await self._store.forget(decided.ref, append.base, append)
+                    break
+                except OutcomeUnknown:
+                    log.warning("deletion_outcome_unknown", ref=decided.ref.id, retry_in_s=delay_s)
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(delay_s * 2, RESUBMIT_MAX_S)
+            if not isinstance(outcome, Committed):
+                return outcome
+            self.publish(decided)
+            after = decided.after
+            return Result(after.version, after.body, decided.event_bytes, replayed=False)
+        finally:
+            self._cache.drop(decided.ref)
+            self.release(decided.ref)
+
+    def publish(self, decided: Decided) -> None:
+        """Show a durable event to whoever reads or watches."""
+        self.published += 1
+        self._cache.put(decided.ref, decided.after)
+        self._hub.publish(
+            decided.ref,
+            decided.after.version,
+            decided.change,
+            decided.event,
+            decided.event_bytes,
+            decided.after.state,
+        )
+        for listener in self.listeners:
+            try:
+                listener(decided.ref, decided.change, decided.event, decided.after.state)
+            except Exception:  # logged; the event is durable and the lock must go
+                log.exception("listener_failed", ref=decided.ref.id, change=decided.change)
+
+    def release(self, ref: Ref) -> None:
+        """Give the lock back; the commit is known."""
+        self._locks.release(ref)
+        self.in_flight -= 1
+        if self.in_flight == 0 and self._drained is not None:
+            self._drained.set()
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way any more."""
+        while self.in_flight:
+            self._drained = asyncio.Event()
+            await self._drained.wait()

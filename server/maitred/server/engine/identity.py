@@ -1,0 +1,86 @@
+"""What makes a request the same request, and what a request expects of the state."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from maitred.server.engine.cache import Head
+from maitred.server.errors import ConcurrentModification
+
+REQUEST_ID_BYTES = 16
+FINGERPRINT_BYTES = 16
+
+_NOT_CONTENT = (
+    "request_id",
+    "expected_version",
+    "expected_payment_version",
+    "expected_reset_count",
+)
+"""Fields that say how to apply a request, not what it asks for."""
+
+
+def identify(request: Message | None, rpc: str) -> tuple[bytes | None, bytes]:
+    """Digest a request's id (None where it has none) and its content."""
+    if request is None:
+        return None, b""
+    request_id = getattr(request, "request_id", "")
+    return (digest_request_id(request_id) if request_id else None), fingerprint(rpc, request)
+
+
+def digest_request_id(request_id: str) -> bytes:
+    """Shorten a caller's request id to the 16 bytes that are stored."""
+    return hashlib.blake2b(request_id.encode(), digest_size=REQUEST_ID_BYTES).digest()
+
+
+def fingerprint(rpc: str, request: Message) -> bytes:
+    """Digest the rpc and the request without its id and preconditions."""
+    content = type(request)()
+    content.CopyFrom(request)
+    for name in _fields(request.DESCRIPTOR):
+        content.ClearField(name)
+    serialised = content.SerializeToString(deterministic=True)
+    return hashlib.blake2b(rpc.encode() + serialised, digest_size=FINGERPRINT_BYTES).digest()
+
+
+def check_preconditions(request: Message, head: Head | None) -> None:
+    """Refuse unless the state is what the request expects.
+
+    Raises: ConcurrentModification.
+    """
+    for name in _fields(request.DESCRIPTOR):
+        if name == "request_id" or not request.HasField(name):
+            continue
+        expected = getattr(request, name)
+        found = _found(name, head)
+        if expected != found:
+            raise ConcurrentModification(
+                f"{name} is {expected}, found {found}",
+                metadata={
+                    "current_version": str(0 if head is None else head.version),
+                    name.replace("expected", "current"): str(found),
+                },
+            )
+
+
+def _found(name: str, head: Head | None) -> int:
+    if head is None:
+        return 0
+    state: Any = head.state
+    match name:
+        case "expected_version":
+            return head.version
+        case "expected_payment_version":
+            return int(state.payment.version)
+        case _:
+            return int(state.reset_count)
+
+
+@cache
+def _fields(descriptor: Descriptor) -> tuple[str, ...]:
+    known = descriptor.fields_by_name
+    return tuple(name for name in _NOT_CONTENT if name in known)

@@ -1,0 +1,116 @@
+"""Pages: opaque tokens bound to their listing, and answers put together from stored bytes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from maitred.server.engine.command import varint
+from maitred.server.errors import InvalidPageToken, Violation
+
+DEFAULT_PAGE_SIZE = 50
+"""Entries of a page where the caller names no size."""
+
+PAGE_BYTES = 2 * 1024 * 1024
+"""A page ends early rather than outgrow what a client receives by default (4 MiB)."""
+
+CHUNK = 128
+"""Entries read from the store at a time."""
+
+_TOKEN = struct.Struct(">B12sq")
+_LAYOUT = 1
+
+T = TypeVar("T")
+
+
+class Listing:
+    """One listing as its request describes it: how long its pages are and where this one begins."""
+
+    def __init__(self, request: Message) -> None:
+        """Read page_size and page_token of a request.
+
+        Raises: InvalidPageToken.
+        """
+        self.size: int = getattr(request, "page_size", 0) or DEFAULT_PAGE_SIZE
+        self._scope = _scope(request)
+        self.start = self._decode(getattr(request, "page_token", ""))
+        """The position to continue from; None for the first page."""
+
+    def token(self, position: int | None) -> str:
+        """Make the token that continues after a position; empty at the end."""
+        if position is None:
+            return ""
+        return base64.urlsafe_b64encode(_TOKEN.pack(_LAYOUT, self._scope, position)).decode()
+
+    def _decode(self, token: str) -> int | None:
+        if not token:
+            return None
+        try:
+            raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
+            layout, scope, position = _TOKEN.unpack(raw)
+        except (ValueError, binascii.Error, struct.error):
+            layout, scope, position = 0, b"", 0
+        if layout != _LAYOUT or scope != self._scope:
+            raise InvalidPageToken(
+                "the page token is not of this listing",
+                violations=[
+                    Violation("page_token", "page_token.scope", "must come from the page before")
+                ],
+            )
+        return int(position)
+
+
+async def fill(
+    listing: Listing,
+    read: Callable[[int | None, int], Awaitable[Sequence[T]]],
+    position: Callable[[T], int],
+    size_bytes: Callable[[T], int],
+    entries: Callable[[T], int] = lambda _item: 1,
+) -> tuple[list[T], int | None]:
+    """Read one page, and where the next one begins; None at the end of the listing.
+
+    `read(after, limit)` answers what follows a position. A page ends where it holds enough entries
+    or enough bytes, yet never before its first item.
+    """
+    items: list[T] = []
+    after, held, held_bytes = listing.start, 0, 0
+    while True:
+        wanted = min(CHUNK, max(1, listing.size - held + 1))
+        chunk = await read(after, wanted)
+        for item in chunk:
+            held_bytes += size_bytes(item)
+            if items and (held >= listing.size or held_bytes > PAGE_BYTES):
+                return items, after
+            items.append(item)
+            held += entries(item)
+            after = position(item)
+        if len(chunk) < wanted:
+            return items, None
+
+
+def bodies(serialised: Iterable[bytes], next_page_token: str = "") -> bytes:
+    """Put a response together whose field 1 holds stored messages and field 2 the next token."""
+    parts: list[bytes] = []
+    for body in serialised:
+        parts += (b"\x0a", varint(len(body)), body)
+    if next_page_token:
+        token = next_page_token.encode()
+        parts += (b"\x12", varint(len(token)), token)
+    return b"".join(parts)
+
+
+def _scope(request: Message) -> bytes:
+    """Digest what a listing selects, so that a token of another one is refused."""
+    selection = type(request)()
+    selection.CopyFrom(request)
+    for field in ("page_size", "page_token"):
+        selection.ClearField(field)
+    content = selection.SerializeToString(deterministic=True)
+    name = request.DESCRIPTOR.full_name.encode()
+    return hashlib.blake2b(name + b"\0" + content, digest_size=12).digest()

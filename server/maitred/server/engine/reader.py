@@ -1,0 +1,145 @@
+"""Reading aggregates: from memory where this process is the only writer, else from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from maitred.server.engine import eventlog
+from maitred.server.engine.aggregates import Aggregate
+from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine.committer import Committer
+from maitred.server.engine.locks import Locks
+from maitred.server.engine.refs import menu_ref, session_ref
+from maitred.server.errors import VersionOutOfRange
+from maitred.server.stores.base import Kind, Loaded, Ref, Store
+from maitred.v1.event_pb2 import Event
+
+FOLD_PAGE = 256
+"""Events read at a time while folding, so that a long log does not hold the loop."""
+
+
+class Snapshot(NamedTuple):
+    """An aggregate at one version."""
+
+    ref: Ref
+    version: int
+    body: bytes
+    state: Any
+    time_ns: int
+
+
+class Reader:
+    """Answers what is, and what was."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: HeadCache,
+        locks: Locks,
+        committer: Committer,
+        kinds: Mapping[Kind, Aggregate],
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._locks = locks
+        self._committer = committer
+        self._kinds = kinds
+        self.exclusive = False
+        """Whether memory may answer; known once the store is open."""
+
+    async def read(self, ref: Ref, *, at_version: int | None = None) -> Snapshot | None:
+        """Read an aggregate, now or as it was; None if there never was one.
+
+        Raises: SessionDeleted, VersionOutOfRange.
+        """
+        head = await self.head(ref)
+        if head is None:
+            return None
+        if at_version is None or at_version == head.version:
+            return Snapshot(ref, head.version, head.body, head.state, head.time_ns)
+        if at_version > head.version:
+            raise VersionOutOfRange(
+                f"version {at_version} is not in the log",
+                metadata={"oldest": "1", "newest": str(head.version)},
+            )
+        return await self._fold_to(ref, at_version)
+
+    async def require(self, ref: Ref, *, at_version: int | None = None) -> Snapshot:
+        """Read an aggregate that must exist."""
+        snapshot = await self.read(ref, at_version=at_version)
+        if snapshot is None:
+            raise self._kinds[ref.kind].absent(ref.id)
+        return snapshot
+
+    async def session(self, session_id: str, *, at_version: int | None = None) -> Snapshot:
+        """Read a session.
+
+        Raises: InvalidSession, SessionDeleted, VersionOutOfRange.
+        """
+        return await self.require(session_ref(session_id), at_version=at_version)
+
+    async def menu(self, menu_id: str) -> Snapshot:
+        """Read a menu.
+
+        Raises: MenuNotFound.
+        """
+        return await self.require(menu_ref(menu_id))
+
+    async def events(
+        self,
+        ref: Ref,
+        after: int,
+        limit: int,
+        changes: Sequence[str] | None = None,
+        *,
+        before: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Event]:
+        """Read events with `after` < version < `before`, with their personal fields."""
+        numbers = [eventlog.change_number(name) for name in changes] if changes else None
+        stored = await self._store.events(
+            ref, after, limit, numbers, before=before, newest_first=newest_first
+        )
+        return [eventlog.decode(row) for row in stored]
+
+    async def _fold_to(self, ref: Ref, version: int) -> Snapshot:
+        kind = self._kinds[ref.kind]
+        state, at, time_ns = None, 0, 0
+        while at < version:
+            rows = await self._store.events(ref, at, min(FOLD_PAGE, version - at))
+            if not rows:
+                raise VersionOutOfRange(f"version {version} is no longer in the log")
+            for row in rows:
+                state, at, time_ns = (
+                    kind.evolve(state, eventlog.decode(row)),
+                    row.version,
+                    row.time_ns,
+                )
+        assert state is not None
+        return Snapshot(ref, version, state.SerializeToString(), state, time_ns)
+
+    async def head(self, ref: Ref) -> Head | None:
+        """Read the head of an aggregate; None if there never was one."""
+        if self.exclusive:
+            head = self._cache.get(ref)
+            if head is not None:
+                return head
+        published = self._committer.published
+        loaded = await self._store.load(ref)
+        if loaded is None:
+            return None
+        head = self.head_of(ref, loaded)
+        # A commit that was published meanwhile may have been of this aggregate: then what was read
+        # is still an answer, but no longer what to remember.
+        if self.exclusive and published == self._committer.published and not self._locks.held(ref):
+            self._cache.put(ref, head)
+        return head
+
+    def head_of(self, ref: Ref, loaded: Loaded) -> Head:
+        """Parse what the store loaded; a tombstone raises."""
+        kind = self._kinds[ref.kind]
+        if loaded.tombstone:
+            raise kind.gone(ref.id)
+        state = kind.parse(loaded.body)
+        return Head(loaded.version, loaded.time_ns, loaded.chain, loaded.body, state, loaded.index)

@@ -1,0 +1,123 @@
+"""What a payment provider must be able to do, and how it says that it could not.
+
+Every call is safe to repeat: `create` and `refund` under the same key and parameters have one
+effect, however often and by however many processes they are sent. A provider decides nothing about
+a session: it is asked, and its answer goes through `maitred.server.domain.settlement`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from maitred.server.domain.snapshots import ProviderRefund, ProviderSnapshot
+from maitred.v1.state_pb2 import Payment
+
+Notify = Callable[[str], None]
+"""Takes the provider's id of a payment of which there may be news: a hint, worth a question."""
+
+
+class Limits(NamedTuple):
+    """What one payment may ask for, in minor units, and how long its link may live."""
+
+    minimum: int
+    maximum: int
+    lifetime_min_s: int
+    lifetime_max_s: int
+
+
+class ProviderError(Exception):
+    """The provider did not do what it was asked. The message is for the log and for staff."""
+
+
+class Rejected(ProviderError):
+    """The provider refused: certainly not done, and the same request will be refused again."""
+
+
+class Declined(Rejected):
+    """The provider refused the money itself: the card, the account, the refund."""
+
+
+class Unreachable(ProviderError):
+    """The request was certainly not sent, or certainly not taken up; it may be sent again."""
+
+
+class RateLimited(Unreachable):
+    """Too many requests: certainly not done; ask again later."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OutcomeUnknown(ProviderError):
+    """No answer came: it may be done or may still be done. Send the same key again, or look."""
+
+
+class AnsweredWithFault(OutcomeUnknown):
+    """The provider broke down over the request and says so; it may repeat that for this key."""
+
+
+class PaymentProvider(Protocol):
+    """Takes money on behalf of the house."""
+
+    name: str
+    """Stands in `Payment.provider`; lower case."""
+    is_simulated: bool
+
+    def limits(self, currency: str) -> Limits:
+        """Read what may be asked for in a currency."""
+
+    def parameters(self, payment: Payment) -> bytes:
+        """Build what `create` is to be sent for a payment: pure, canonical JSON, complete.
+
+        It is stored with the payment and sent byte for byte, also after an upgrade of the server.
+        """
+
+    async def create(self, parameters: bytes, key: str) -> ProviderSnapshot:
+        """Make a link to pay with. The same key again answers the same payment as it is now.
+
+        Raises: Rejected, Unreachable, RateLimited, OutcomeUnknown, AnsweredWithFault.
+        """
+
+    async def retrieve(self, provider_payment_id: str) -> ProviderSnapshot:
+        """Read a payment as it is now.
+
+        Raises: Rejected, where there is none; Unreachable, RateLimited, OutcomeUnknown.
+        """
+
+    async def find(self, payment_id: str, created_ns: int) -> ProviderSnapshot | None:
+        """Look for what was created for our payment, at about the time given; None: nothing was.
+
+        Raises: Unreachable, RateLimited, OutcomeUnknown.
+        """
+
+    async def expire(self, provider_payment_id: str) -> ProviderSnapshot:
+        """Make a link unusable, and answer the payment as it is then: paid, if that came first.
+
+        Raises: Rejected, where there is none; Unreachable, RateLimited, OutcomeUnknown.
+        """
+
+    async def refund(
+        self, provider_payment_id: str, refund_id: str, minor_units: int, key: str
+    ) -> ProviderRefund:
+        """Give money back. The same key again answers the same refund as it is now.
+
+        Raises: Rejected, Declined, Unreachable, RateLimited, OutcomeUnknown.
+        """
+
+    async def probe(self) -> None:
+        """Ask for a sign of life. Raises: ProviderError."""
+
+    async def start(self, notify: Notify) -> None:
+        """Begin to send hints, where the provider sends any by itself."""
+
+    async def aclose(self) -> None:
+        """Let go of connections; calls under way end with OutcomeUnknown."""
+
+
+def canonical_json(value: Mapping[str, object]) -> bytes:
+    """Write JSON in the one way that the same content is always written in."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()

@@ -1,0 +1,112 @@
+"""Payments as the engine keeps them: the newest in its session, the others in their rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from google.protobuf.message import Message
+
+from maitred.server.domain import changes, payments
+from maitred.server.engine.call import SYSTEM_CALL, Call
+from maitred.server.engine.command import Command, Result
+from maitred.server.engine.engine import Engine
+from maitred.server.engine.refs import session_ref
+from maitred.server.errors import PaymentNotFound
+from maitred.server.stores.base import Claim, RowFilter, Table
+from maitred.v1.event_pb2 import Event
+from maitred.v1.state_pb2 import Payment, Session
+
+Decide = Callable[[Session, Payment, int], Event | None]
+
+CLAIM_SPACE = "provider"
+"""Claims of this space tell whose a provider's payment is, also after the session was erased."""
+
+PAGE = 200
+
+
+class Records:
+    """Finds payments, and changes them through the engine."""
+
+    def __init__(self, engine: Engine, provider: str) -> None:
+        self._engine = engine
+        self._provider = provider
+
+    async def load(self, session_id: str, payment_id: str) -> tuple[Session, Payment]:
+        """Read a payment and its session; without an id, the newest payment.
+
+        Raises: InvalidSession, SessionDeleted, PaymentNotFound.
+        """
+        session: Session = (await self._engine.session(session_id)).state
+        return session, await self._of(session, payment_id)
+
+    async def change(
+        self,
+        session_id: str,
+        payment_id: str,
+        decide: Decide,
+        call: Call = SYSTEM_CALL,
+        request: Message | None = None,
+    ) -> Result:
+        """Decide about one payment, also of an ended session. Raises: as `Engine.execute`."""
+        found = Payment()
+
+        async def prepare(session: Session) -> None:
+            nonlocal found
+            found = await self._of(session, payment_id)
+
+        command = Command(
+            session_ref(session_id),
+            lambda session, now_ns: decide(session, found, now_ns),
+            request,
+            prepare=prepare,
+            claims=lambda event: self._claims(found, event),
+            ended=True,
+        )
+        return await self._engine.execute(command, call)
+
+    async def rows(self, where: RowFilter) -> AsyncIterator[Payment]:
+        """Iterate over stored payments, oldest first."""
+        after: int | None = None
+        while True:
+            rows = await self._engine.store.list_rows(
+                Table.PAYMENTS, where, after, PAGE, newest_first=False
+            )
+            for row in rows:
+                yield Payment.FromString(row.body)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1].position
+
+    async def owner(self, provider_payment_id: str) -> tuple[str, str] | None:
+        """Find (session id, payment id) of a provider's payment."""
+        claim = await self._engine.store.claim(CLAIM_SPACE, self._key(provider_payment_id))
+        if claim is None:
+            return None
+        session_id, _, payment_id = claim.owner.partition("/")
+        return session_id, payment_id
+
+    async def stored(self, payment_id: str) -> Payment | None:
+        """Find a payment by its id alone."""
+        async for payment in self.rows(RowFilter(keys=(payment_id,))):
+            return payment
+        return None
+
+    async def _of(self, session: Session, payment_id: str) -> Payment:
+        payment = payments.find_payment(session, payment_id)
+        if payment is None:
+            payment = await self.stored(payment_id)
+        if payment is None or payment.session_id != session.session_id:
+            raise PaymentNotFound(
+                f"the session has no payment {payment_id!r}", metadata={"payment_id": payment_id}
+            )
+        return payment
+
+    def _claims(self, before: Payment, event: Event) -> tuple[Claim, ...]:
+        after = changes.changed_payment(event.WhichOneof("change") or "", event)
+        if after is None or not after.provider_payment_id or before.provider_payment_id:
+            return ()
+        owner = f"{after.session_id}/{after.payment_id}"
+        return (Claim(CLAIM_SPACE, self._key(after.provider_payment_id), owner),)
+
+    def _key(self, provider_payment_id: str) -> str:
+        return f"{self._provider}/{provider_payment_id}"

@@ -1,0 +1,122 @@
+"""PaymentService: what is owed, and getting it paid, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from maitred.server.domain import balances, tips
+from maitred.server.engine.call import Call
+from maitred.server.engine.command import Command
+from maitred.server.engine.engine import Engine
+from maitred.server.engine.paging import Listing, bodies, fill
+from maitred.server.engine.refs import session_ref
+from maitred.server.payments.coordinator import PaymentCoordinator
+from maitred.server.stores.base import Row, RowFilter, Table
+from maitred.v1 import payment_pb2 as pb
+
+END_BEFORE_DEADLINE_S = 0.2
+"""A waiting call answers a little before its deadline, so that "still open" arrives."""
+
+
+class PaymentService:
+    """Answers for everything that has to do with money, but for its watch."""
+
+    def __init__(self, engine: Engine, coordinator: PaymentCoordinator) -> None:
+        self._engine = engine
+        self._coordinator = coordinator
+        self._commands = coordinator.commands
+
+    async def GetPaymentState(self, request: pb.GetPaymentStateRequest, call: Call) -> Message:
+        """Read balance, tab, tip and the newest payment."""
+        session = (await self._engine.session(request.session_id)).state
+        newest = session.latest_payment if session.HasField("latest_payment") else None
+        return pb.GetPaymentStateResponse(
+            state=session.payment, payment=newest, version=session.version
+        )
+
+    async def CheckFunds(self, request: pb.CheckFundsRequest, call: Call) -> Message:
+        """Compare an amount with the balance."""
+        session = (await self._engine.session(request.session_id)).state
+        return balances.check_funds(session, request)
+
+    async def AdjustBalance(self, request: pb.AdjustBalanceRequest, call: Call) -> bytes:
+        """Raise or lower the balance."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: balances.adjust(session, request),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def SetTip(self, request: pb.SetTipRequest, call: Call) -> bytes:
+        """Set or clear the tip."""
+        percentages = self._engine.settings.tip_percentages
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: tips.set_tip(session, request, percentages),
+            request,
+        )
+        result = await self._engine.execute(command, call)
+        event = result.parsed_event()
+        if event is not None:
+            return result.reply(pb.SetTipResponse(state=event.tip_set.payment))
+        session = (await self._engine.session(request.session_id)).state
+        return result.reply(pb.SetTipResponse(state=session.payment))
+
+    async def CreatePayment(self, request: pb.CreatePaymentRequest, call: Call) -> bytes:
+        """Ask for what is owed, or return the link that asks for it."""
+        result, payment = await self._commands.create(request, call)
+        return result.reply(pb.CreatePaymentResponse(payment=payment))
+
+    async def GetPayment(self, request: pb.GetPaymentRequest, call: Call) -> Message:
+        """Read a payment."""
+        payment = await self._coordinator.payment(request.session_id, request.payment_id)
+        return pb.GetPaymentResponse(payment=payment)
+
+    async def CheckPayment(self, request: pb.CheckPaymentRequest, call: Call) -> Message:
+        """Ask the provider, and wait for the end if told to."""
+        wait_s = request.wait.ToNanoseconds() / 1e9
+        remaining_s = call.remaining()
+        if remaining_s is not None:
+            wait_s = min(wait_s, max(0.0, remaining_s - END_BEFORE_DEADLINE_S))
+        checked = await self._coordinator.check(request.session_id, request.payment_id, wait_s)
+        return pb.CheckPaymentResponse(
+            payment=checked.payment, state=checked.state, wait_expired=checked.wait_expired
+        )
+
+    async def CancelPayment(self, request: pb.CancelPaymentRequest, call: Call) -> bytes:
+        """Withdraw an open payment."""
+        result, payment = await self._commands.cancel(request, call)
+        return result.reply(pb.CancelPaymentResponse(payment=payment))
+
+    async def CompletePayment(self, request: pb.CompletePaymentRequest, call: Call) -> bytes:
+        """Settle what the provider confirms, or what staff has taken."""
+        result, payment = await self._commands.complete(request, call)
+        return result.reply(pb.CompletePaymentResponse(payment=payment))
+
+    async def RefundPayment(self, request: pb.RefundPaymentRequest, call: Call) -> bytes:
+        """Give money back."""
+        result, payment, refund = await self._commands.refund(request, call)
+        return result.reply(pb.RefundPaymentResponse(payment=payment, refund=refund))
+
+    async def ListPayments(self, request: pb.ListPaymentsRequest, call: Call) -> bytes:
+        """List payments, newest first."""
+        listing = Listing(request)
+        where = RowFilter(
+            ref=session_ref(request.session_id) if request.session_id else None,
+            statuses=tuple(request.statuses),
+            flag=1 if request.needs_reconciliation else None,
+        )
+
+        async def read(after: int | None, limit: int) -> Sequence[Row]:
+            return await self._engine.store.list_rows(Table.PAYMENTS, where, after, limit)
+
+        rows, after = await fill(listing, read, lambda row: row.position, lambda row: len(row.body))
+        return bodies((row.body for row in rows), listing.token(after))
+
+    async def ReconcilePayment(self, request: pb.ReconcilePaymentRequest, call: Call) -> bytes:
+        """Ask the provider what became of a payment, and record why."""
+        result, payment = await self._commands.reconcile(request, call)
+        return result.reply(pb.ReconcilePaymentResponse(payment=payment))

@@ -1,0 +1,121 @@
+"""ConversationService: turns, phases, context, and the messages in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+
+from maitred.server.domain import conversations
+from maitred.server.engine.call import Call
+from maitred.server.engine.command import ClaimRefused, Command, Result
+from maitred.server.engine.engine import Engine
+from maitred.server.engine.paging import Listing, fill
+from maitred.server.engine.refs import session_ref
+from maitred.server.errors import (
+    ConcurrentModification,
+    InboundMessageTaken,
+    SessionClosed,
+    SessionExpired,
+)
+from maitred.server.stores.base import Claim
+from maitred.v1 import conversation_pb2 as pb
+from maitred.v1.event_pb2 import Event
+
+_SPACE = "inbound"
+_TURNS = ("turn_recorded",)
+
+
+class ConversationService:
+    """Records turns and keeps what the agent remembers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def RecordTurn(self, request: pb.RecordTurnRequest, call: Call) -> bytes:
+        """Close a turn; a chat message that was taken before gives the first turn's event."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: conversations.record_turn(session, request),
+            request,
+            claims=lambda event: _claim(request, event),
+        )
+        try:
+            result = await self._engine.execute(command, call)
+        except ClaimRefused as claimed:
+            result = await self._first_turn(request, claimed.owner)
+        except (ConcurrentModification, SessionClosed, SessionExpired):
+            # A redelivery is answered whatever the session has come to since.
+            owner = await self._owner(request)
+            if owner is None:
+                raise
+            result = await self._first_turn(request, owner)
+        return result.reply()
+
+    async def ListMessages(self, request: pb.ListMessagesRequest, call: Call) -> Message:
+        """Read messages from the log."""
+        listing = Listing(request)
+        await self._engine.session(request.session_id)
+        ref = session_ref(request.session_id)
+        newest_first = request.newest_first
+
+        async def read(after: int | None, limit: int) -> Sequence[Event]:
+            if newest_first:
+                return await self._engine.events(
+                    ref, 0, limit, _TURNS, before=after, newest_first=True
+                )
+            return await self._engine.events(ref, after or 0, limit, _TURNS)
+
+        turns, after = await fill(
+            listing,
+            read,
+            lambda event: event.version,
+            Event.ByteSize,
+            lambda event: len(event.turn_recorded.messages),
+        )
+        response = pb.ListMessagesResponse(next_page_token=listing.token(after))
+        for turn in turns:
+            messages = conversations.messages_of(turn)
+            response.messages.extend(reversed(messages) if newest_first else messages)
+        return response
+
+    async def UpdateContext(self, request: pb.UpdateContextRequest, call: Call) -> bytes:
+        """Change what the agent remembers."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: conversations.update_context(session, request),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def ResetPhase(self, request: pb.ResetPhaseRequest, call: Call) -> bytes:
+        """Put the conversation back to its start."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: conversations.reset_phase(session),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def _owner(self, request: pb.RecordTurnRequest) -> str | None:
+        if not request.HasField("inbound"):
+            return None
+        claim = await self._engine.store.claim(_SPACE, conversations.inbound_key(request.inbound))
+        return None if claim is None else claim.owner
+
+    async def _first_turn(self, request: pb.RecordTurnRequest, owner: str) -> Result:
+        session_id, _, version = owner.rpartition("/")
+        if session_id != request.session_id:
+            raise InboundMessageTaken(
+                "another session has taken this message", metadata={"session_id": session_id}
+            )
+        snapshot = await self._engine.session(session_id)
+        turn = await self._engine.events(session_ref(session_id), int(version) - 1, 1)
+        return Result(snapshot.version, snapshot.body, turn[0].SerializeToString(), replayed=True)
+
+
+def _claim(request: pb.RecordTurnRequest, event: Event) -> tuple[Claim, ...]:
+    if not request.HasField("inbound"):
+        return ()
+    owner = f"{request.session_id}/{event.version}"
+    return (Claim(_SPACE, conversations.inbound_key(request.inbound), owner),)

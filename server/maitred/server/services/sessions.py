@@ -1,0 +1,194 @@
+"""SessionService: the life of sessions and their log. The streams are in `watches`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from maitred.server.domain import sessions
+from maitred.server.engine.call import Call
+from maitred.server.engine.command import ClaimRefused, Command, Result
+from maitred.server.engine.engine import Engine
+from maitred.server.engine.paging import Listing, bodies, fill
+from maitred.server.engine.refs import session_ref
+from maitred.server.errors import AlreadyExists, InvalidField, RequestIdReused, Violation
+from maitred.server.stores.base import Claim, Head, HeadFilter, Kind
+from maitred.v1 import session_pb2 as pb
+from maitred.v1.common_pb2 import ROLE_STAFF
+from maitred.v1.event_pb2 import Event
+
+_MAX_NS = 2**63 - 1
+_CHANGES = frozenset(field.name for field in Event.DESCRIPTOR.oneofs_by_name["change"].fields)
+
+
+class SessionService:
+    """Creates, reads, changes and ends sessions."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        settings = engine.settings
+        self._defaults = sessions.Defaults(
+            menu_id=settings.default_menu_id,
+            opening_balance_minor=settings.opening_balance_minor,
+            currency=settings.currency,
+            idle_seconds=settings.idle_seconds,
+        )
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> bytes:
+        """Open a session; the same request for the same id gives the one that exists."""
+        session_id = request.session_id or self._engine.ids.new_id()
+        command = Command(
+            session_ref(session_id),
+            lambda state, _now: sessions.create(state, request, session_id, self._defaults),
+            request,
+            # An id of the server's cannot tell a retry, so the caller's request id has to.
+            claims=None if request.session_id else lambda _event: _claim(request, call, session_id),
+            ended=True,
+            create=True,
+        )
+        try:
+            result = await self._engine.execute(command, call)
+        except AlreadyExists as refusal:
+            result = await self._existing(session_id, request, call, refusal)
+        except ClaimRefused as claimed:
+            reused = RequestIdReused("this request id was used for another request")
+            result = await self._existing(claimed.owner, request, call, reused)
+        return result.reply()
+
+    async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:
+        """Read a session, now or as it was."""
+        at_version = request.at_version if request.HasField("at_version") else None
+        snapshot = await self._engine.session(request.session_id, at_version=at_version)
+        return bodies([snapshot.body])
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:
+        """List sessions, newest first."""
+        where = HeadFilter(
+            statuses=tuple(request.statuses),
+            customer_id=request.customer_id or None,
+            attention=request.attention or None,
+            labels=tuple(sorted(request.labels.items())),
+            created_from_ns=_ns(request, "created_from"),
+            created_before_ns=_ns(request, "created_before"),
+        )
+        listing = Listing(request)
+
+        async def read(after: int | None, limit: int) -> Sequence[Head]:
+            return await self._engine.store.list_heads(Kind.SESSION, where, after, limit)
+
+        heads, after = await fill(
+            listing, read, lambda head: head.position, lambda head: len(head.body)
+        )
+        return bodies((head.body for head in heads), listing.token(after))
+
+    async def UpdateSession(self, request: pb.UpdateSessionRequest, call: Call) -> bytes:
+        """Change labels, attributes and customer."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: sessions.update(session, request),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def ExtendSession(self, request: pb.ExtendSessionRequest, call: Call) -> bytes:
+        """Move the expiry."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: sessions.extend(session, request),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def ResetSession(self, request: pb.ResetSessionRequest, call: Call) -> bytes:
+        """Restore the defaults."""
+        staff = call.actor.is_at_least(ROLE_STAFF)
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: sessions.reset(session, request.reason, staff=staff),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, call: Call) -> bytes:
+        """End a session."""
+        staff = call.actor.is_at_least(ROLE_STAFF)
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: sessions.close(session, request.reason, staff=staff),
+            request,
+        )
+        return (await self._engine.execute(command, call)).reply()
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, call: Call) -> bytes:
+        """Erase a session."""
+        command = Command(
+            session_ref(request.session_id),
+            lambda session, _now: sessions.delete(session, request.reason),
+            request,
+            ended=True,
+        )
+        return (await self._engine.forget(command, call)).reply()
+
+    async def ListEvents(self, request: pb.ListEventsRequest, call: Call) -> Message:
+        """Read the log of a session in order."""
+        unknown = [
+            Violation(f"changes[{at}]", "change.known", "is no change of an event")
+            for at, name in enumerate(request.changes)
+            if name not in _CHANGES
+        ]
+        if unknown:
+            raise InvalidField("changes: unknown change", violations=unknown)
+        listing = Listing(request)
+        await self._engine.session(request.session_id)
+        ref = session_ref(request.session_id)
+        changes = list(request.changes) or None
+
+        async def read(after: int | None, limit: int) -> Sequence[Event]:
+            start = request.after_version if after is None else after
+            return await self._engine.events(ref, start, limit, changes)
+
+        events, after = await fill(listing, read, lambda event: event.version, Event.ByteSize)
+        return pb.ListEventsResponse(events=events, next_page_token=listing.token(after))
+
+    async def _existing(
+        self,
+        session_id: str,
+        request: pb.CreateSessionRequest,
+        call: Call,
+        refusal: AlreadyExists | RequestIdReused,
+    ) -> Result:
+        """Answer the session that exists, if this very request created it."""
+        ref = session_ref(session_id)
+        snapshot = await self._engine.session(session_id)
+        first = await self._engine.store.events(ref, 0, 1)
+        if not first or first[0].fingerprint != self._engine.fingerprint(call.method, request):
+            raise refusal
+        created = await self._engine.events(ref, 0, 1)
+        return Result(
+            snapshot.version, snapshot.body, created[0].SerializeToString(), replayed=True
+        )
+
+
+def _claim(request: pb.CreateSessionRequest, call: Call, session_id: str) -> tuple[Claim, ...]:
+    if not request.request_id:
+        return ()
+    return (Claim("request", f"{call.actor.name}/{request.request_id}", session_id),)
+
+
+def _ns(request: pb.ListSessionsRequest, field: str) -> int | None:
+    """Read a bound of a listing, as far as stored times reach.
+
+    Raises: InvalidField, where it is no time.
+    """
+    if not request.HasField(field):  # type: ignore[arg-type]  # one of two literal names
+        return None
+    at: Timestamp = getattr(request, field)
+    try:
+        return max(-_MAX_NS, min(_MAX_NS, at.ToNanoseconds()))
+    except ValueError:
+        raise InvalidField(
+            f"{field} is no time",
+            violations=[Violation(field, "timestamp.range", "must be in the years 1 to 9999")],
+        ) from None

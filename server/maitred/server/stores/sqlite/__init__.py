@@ -1,0 +1,5 @@
+"""The SQLite engine."""
+
+from maitred.server.stores.sqlite.store import SqliteStore
+
+__all__ = ["SqliteStore"]

@@ -1,0 +1,199 @@
+"""What the writer does besides commits: timers, leases, deletion, erasure, housekeeping.
+
+Timers. `wake_at_ns` of a head is the truth, `armed_ns` an alarm clock with an index. A commit sets
+the alarm only where it must ring earlier than it is set; otherwise the old alarm rings first, and
+`due` then sets it to the truth without handing the aggregate out. The alarm is therefore never
+later than the truth, with one exception: `due` sets the alarm of an aggregate that it hands out to
+the end of the lease, and a commit that moves the wake time to before that sets it back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from maitred.server.stores.base import (
+    Append,
+    Conflict,
+    Index,
+    Kind,
+    Lease,
+    Outcome,
+    Ref,
+    Table,
+)
+from maitred.server.stores.sqlite.batch import append_event, write_index
+from maitred.server.stores.sqlite.decide import (
+    COMMITTED,
+    RowsDisagree,
+    conflict,
+    find,
+    is_applied,
+    replay,
+)
+from maitred.server.stores.sqlite.sql import SQL
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], "T | Again[T]"]
+
+PIECE_ROWS: Final = 500
+"""Rows deleted in one transaction, so that a long log does not hold up the commits of others."""
+
+_KEPT_SPACE = "provider"
+_NANOSECONDS = 1_000_000_000
+
+
+class Again(NamedTuple, Generic[T]):
+    """A job that is not finished: the writer runs `work` in a later transaction."""
+
+    work: Callable[[sqlite3.Connection], T | Again[T]]
+
+
+def forget(ref: Ref, base: int, last: Append) -> Work[Outcome]:
+    """Return the job that buries an aggregate and then deletes what it leaves behind."""
+    last = last._replace(ref=ref, base=base)
+
+    def bury(connection: sqlite3.Connection) -> Outcome | Again[Outcome]:
+        cursor = connection.cursor()
+        head = find(cursor, last)
+        if head is not None and is_applied(cursor, last, head):
+            return COMMITTED
+        if head is None:
+            return Conflict(ref, 0, b"")
+        if other := replay(last, head) or conflict(last, head):
+            return other
+        cursor.execute(
+            SQL["bury"],
+            (
+                base + 1,
+                last.commit_id,
+                last.time_ns,
+                last.chain,
+                last.body,
+                head.aggregate,
+                base,
+            ),
+        )
+        if cursor.rowcount != 1:
+            raise RowsDisagree(f"bury changed {cursor.rowcount} rows instead of 1")
+        write_index(cursor, ref, head, last.index or Index(created_ns=_created(cursor, ref)))
+        append_event(cursor, head.aggregate, last)
+        cursor.execute(SQL["begin_forgetting"], (head.aggregate,))
+        return Again(lambda later: _forget_piece(later, ref, head.aggregate, base + 1))
+
+    return bury
+
+
+def _created(cursor: sqlite3.Cursor, ref: Ref) -> int:
+    return int(cursor.execute(SQL["load"], ref).fetchone()[5])
+
+
+def _forget_piece(
+    connection: sqlite3.Connection, ref: Ref, aggregate: int, version: int
+) -> Outcome | Again[Outcome]:
+    left = PIECE_ROWS
+    for name, parameters in (
+        ("forget_events", (aggregate, version)),
+        ("forget_rows", (*ref, Table.PAYMENTS)),
+        ("forget_claims", (ref.id, _KEPT_SPACE)),
+    ):
+        left -= connection.execute(SQL[name], (*parameters, left)).rowcount
+        if left <= 0:
+            return Again(lambda later: _forget_piece(later, ref, aggregate, version))
+    connection.execute(SQL["end_forgetting"], (aggregate,))
+    return COMMITTED
+
+
+def interrupted(connection: sqlite3.Connection) -> list[Work[Outcome]]:
+    """Return the jobs that finish deletions which a crash cut short."""
+
+    def resume(ref: Ref, aggregate: int, version: int) -> Work[Outcome]:
+        return lambda later: _forget_piece(later, ref, aggregate, version)
+
+    return [
+        resume(Ref(Kind(kind), name), aggregate, version)
+        for aggregate, kind, name, version in connection.execute(SQL["forgetting"])
+    ]
+
+
+def redact(ref: Ref, versions: Sequence[int]) -> Work[int]:
+    """Return the job that erases the personal parts of events."""
+
+    def erase(connection: sqlite3.Connection) -> int | Again[int]:
+        erased = 0
+        for version in versions:
+            erased += connection.execute(SQL["redact_event"], (*ref, version)).rowcount
+        return erased
+
+    return erase
+
+
+def due(now_ns: int, limit: int, lease_s: float) -> Work[list[Ref]]:
+    """Return the job that takes aggregates whose time has come."""
+    until = now_ns + max(1, int(lease_s * _NANOSECONDS))
+
+    def take(connection: sqlite3.Connection) -> list[Ref] | Again[list[Ref]]:
+        taken: list[tuple[int, int, Ref]] = []
+        while len(taken) < limit:
+            rung = connection.execute(SQL["armed"], (now_ns, limit - len(taken))).fetchall()
+            if not rung:
+                break
+            alarms = []
+            for aggregate, kind, name, wake in rung:
+                if wake is not None and wake <= now_ns:
+                    taken.append((wake, aggregate, Ref(Kind(kind), name)))
+                    alarms.append((until, aggregate))
+                else:
+                    alarms.append((wake, aggregate))
+            connection.executemany(SQL["arm"], alarms)
+        return [ref for _, _, ref in sorted(taken)]
+
+    return take
+
+
+def lease(name: str, owner: str, ttl_s: float, clock_ns: Callable[[], int]) -> Work[Lease | None]:
+    """Return the job that takes or renews a lease."""
+
+    def take(connection: sqlite3.Connection) -> Lease | Again[Lease | None] | None:
+        now = clock_ns()
+        row = connection.execute(SQL["read_lease"], (name,)).fetchone()
+        token = 1
+        if row is not None:
+            held = row[2] > now
+            if held and row[0] != owner:
+                return None
+            token = row[1] if held else row[1] + 1
+        taken = Lease(name, owner, token, now + int(ttl_s * _NANOSECONDS))
+        connection.execute(SQL["write_lease"], taken)
+        return taken
+
+    return take
+
+
+def expire_claims(now_ns: int) -> Work[int]:
+    """Return the job that deletes a piece of the claims that have expired."""
+
+    def expire(connection: sqlite3.Connection) -> int | Again[int]:
+        gone = connection.execute(SQL["expire_claims"], (now_ns, PIECE_ROWS)).rowcount
+        return gone if gone < PIECE_ROWS else Again(expire)
+
+    return expire
+
+
+def checkpoint(connection: sqlite3.Connection, *, truncate: bool) -> bool:
+    """Move the write-ahead log into the database; `truncate` also empties its file.
+
+    Answers False where a reader stood in the way. Runs outside a transaction, on the writing
+    connection only: a second checkpointer is what triggers the WAL-reset bug of SQLite before
+    3.51.3.
+    """
+    mode = "TRUNCATE" if truncate else "PASSIVE"
+    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    # Truncating waits for readers, and a scan or a backup may read for long; commits must not wait.
+    connection.execute("PRAGMA busy_timeout = 0").fetchall()
+    try:
+        (busy, _, _) = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(patience)}").fetchall()
+    return not busy

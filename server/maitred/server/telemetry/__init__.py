@@ -1,0 +1,1 @@
+"""Logs and metrics; depends on nothing of maitred, so that everything may use it."""

@@ -1,0 +1,279 @@
+"""The command line, against servers in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+from tests.app.conftest import service
+
+from maitred.server.cli import main
+from maitred.server.cli.words import safe
+from maitred.v1.payment_pb2 import CreatePaymentResponse as PaymentResponse
+
+MAITRED = [sys.executable, "-m", "maitred.server"]
+
+
+class Running(NamedTuple):
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    socket: str
+
+    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against it."""
+        return run(*arguments, MAITRED_ADDRESS=self.address, **environ)
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command."""
+    return subprocess.run(
+        [*MAITRED, *arguments],
+        env=clean_environ(environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def clean_environ(more: dict[str, str]) -> dict[str, str]:
+    """The environment without settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAITRED_")}
+    return kept | more
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[Running]:
+    """Run `maitred serve` until the end of the block, then with SIGTERM."""
+    socket = f"unix:{folder / 'm.sock'}"
+    process = subprocess.Popen(
+        [
+            *(*MAITRED, "serve", "--listen", "127.0.0.1:0", "--data", f"sqlite:{folder / 'm.db'}"),
+            *("--unix-socket", str(folder / "m.sock"), "--backup-dir", str(folder / "backups")),
+            *("--log-format", "json", *flags),
+        ],
+        env=clean_environ({}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            found = json.loads(line)
+            if found["event"] == "serving":
+                break
+        else:
+            raise AssertionError("the server did not start")
+        yield Running(process, found["listen"], socket)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(20) == 0
+        assert '"stopped"' in rest
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def grpc_call(server: Running, rpc: str, **fields: object) -> bytes:
+    """Make one call with a synchronous channel."""
+    name, _, method = rpc.partition("/")
+    request = GetMessageClass(service(name).methods_by_name[method].input_type)(**fields)
+    with grpc.insecure_channel(server.address) as channel:
+        call: Any = channel.unary_unary(f"/maitred.v1.{rpc}")
+        answer: bytes = call(request.SerializeToString(), timeout=10)
+        return answer
+
+
+def test_a_day_at_the_command_line(tmp_path: Path) -> None:
+    """Serve, list, watch to the end, back up, stop by SIGTERM, check; another server is refused."""
+    with serving(tmp_path) as server:
+        grpc_call(server, "SessionService/CreateSession", session_id="table-7", labels={"t": "7"})
+        listed = server.run("sessions", "--label", "t=7")
+        by_socket = run("sessions", MAITRED_ADDRESS=server.socket)
+        watching = subprocess.Popen(
+            [*MAITRED, "watch", "table-7", "--address", server.address],
+            env=clean_environ({}),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stdout is not None
+        first = watching.stdout.readline()
+        grpc_call(
+            server,
+            "ConversationService/RecordTurn",
+            session_id="table-7",
+            messages=[{"role": 1, "text": "\x1b[2Jhello"}],
+        )
+        second = watching.stdout.readline()
+        backup = server.run("backup", "copy.db")
+        again = server.run("backup", "copy.db")
+        other = run("serve", "--listen", "127.0.0.1:0", "--data", str(tmp_path / "m.db"))
+        busy = run("check", str(tmp_path / "m.db"))
+        same_port = run("serve", "--listen", server.address, "--data", "memory://")
+        grpc_call(server, "SessionService/DeleteSession", session_id="table-7", reason="done")
+        rest = watching.stdout.read()
+        watching.stdout.close()
+
+        assert watching.wait(10) == 0
+    checked = run("check", f"sqlite:{tmp_path / 'm.db'}")
+    copy = run("check", str(tmp_path / "backups" / "copy.db"))
+
+    assert "table-7" in listed.stdout
+    assert listed.stdout == by_socket.stdout
+    assert "table-7 at version 1" in first
+    assert "turn_recorded" in second
+    assert "\x1b" not in second
+    assert "was deleted" in rest
+    assert Path(backup.stdout.strip()) == tmp_path / "backups" / "copy.db"
+    assert (again.returncode, again.stderr.count("\n")) == (4, 1)
+    assert "ALREADY_EXISTS" in again.stderr
+    assert (other.returncode, "already open in process" in other.stderr) == (1, True)
+    assert (busy.returncode, "nothing was checked" in busy.stderr) == (1, True)
+    assert same_port.returncode == 2
+    assert re.search(r"cannot listen on .* in use", same_port.stderr)
+    assert (checked.returncode, "all is well" in checked.stdout) == (0, True)
+    assert (copy.returncode, "2 events checked" in copy.stdout) == (0, True)
+
+
+def test_check_names_what_was_changed(tmp_path: Path) -> None:
+    """A byte changed behind the server's back is found, named and an exit status of 1."""
+    with serving(tmp_path) as server:
+        for name in ("one", "two"):
+            grpc_call(server, "SessionService/CreateSession", session_id=name)
+    with contextlib.closing(sqlite3.connect(tmp_path / "m.db")) as db, db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(events)")]
+        assert "facts" in columns
+        db.execute("UPDATE events SET facts = CAST(facts || x'2801' AS BLOB) WHERE rowid = 2")
+
+    found = run("check", str(tmp_path / "m.db"))
+
+    assert found.returncode == 1
+    assert "session two, version 1: changed" in found.stdout
+    assert "session one" not in found.stdout
+
+
+def test_tokens_are_made_and_demanded(tmp_path: Path) -> None:
+    """A token that was made is let in, nobody else is, and the errors say what to do."""
+    tokens = str(tmp_path / "tokens.jsonl")
+    made = run("token", "bot", "--role", "agent", "--tokens", tokens)
+    with serving(tmp_path, "--tokens", tokens) as server:
+        without = server.run("sessions")
+        with_token = server.run("sessions", MAITRED_TOKEN=made.stdout.strip())
+        backup = server.run("backup", MAITRED_TOKEN=made.stdout.strip())
+
+    assert (without.returncode, "MAITRED_TOKEN" in without.stderr) == (4, True)
+    assert (with_token.returncode, with_token.stderr) == (0, "no sessions\n")
+    assert (backup.returncode, "PERMISSION_DENIED" in backup.stderr) == (4, True)
+    assert made.stdout.strip() not in Path(tokens).read_text()
+
+
+def test_the_guest_pays(tmp_path: Path) -> None:
+    """`maitred pay` pays the link that the running server gave out, and says so when it cannot."""
+    usd = {"minor_units": 900, "currency": "USD"}
+    menu = {"menu_id": "default", "currency": "USD"}
+    menu["items"] = [{"item_id": "gin", "name": "Gin", "price": usd}]  # type: ignore[assignment]
+    with serving(tmp_path) as server:
+        grpc_call(server, "MenuService/PutMenu", menu=menu)
+        grpc_call(server, "SessionService/CreateSession", session_id="s")
+        grpc_call(server, "OrderService/AddItem", session_id="s", item="gin")
+        made = PaymentResponse.FromString(
+            grpc_call(server, "PaymentService/CreatePayment", session_id="s")
+        )
+        declined = run("pay", made.payment.url, "--decline", "--dir", str(tmp_path))
+        paid = run("pay", made.payment.url, "--dir", str(tmp_path))
+        unknown = run("pay", "nothing", "--dir", str(tmp_path))
+        grpc_call(server, "PaymentService/CheckPayment", session_id="s", wait={"seconds": 10})
+        listed = server.run("sessions")
+
+    assert (declined.returncode, "declined, 9.00 USD" in declined.stdout) == (0, True)
+    assert (paid.returncode, "paid, 9.00 USD" in paid.stdout) == (0, True)
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
+    assert "completed" in listed.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc, as Linux has it")
+def test_starting_costs_less_than_a_second_or_so(tmp_path: Path) -> None:
+    """From the command to SERVING takes little work; wall time would measure the other tests."""
+    with serving(tmp_path) as server:
+        fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+        cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    assert cpu_s < 2
+
+
+def test_nobody_there_is_said_in_one_line(free_port: int) -> None:
+    """A server that cannot be reached is one line and an exit status of its own."""
+    found = run("sessions", MAITRED_ADDRESS=f"127.0.0.1:{free_port}")
+
+    assert found.returncode == 3
+    assert found.stderr.count("\n") == 1
+    assert "is maitred serve running?" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["serv"], "unknown command serv; did you mean serve?"),
+        (["sessions", "--lable", "x"], "unknown flag --lable; did you mean --label?"),
+        (["sessions", "--label", "x"], "is not KEY=VALUE"),
+        (["token", "x", "--role", "viewer"], "bound to a session_id"),
+        (["token", "x", "--role", "agent", "--expires", "soon"], "30d"),
+        (["serve", "--data", "mysql://x"], "unknown store"),
+        (["serve", "--listen", "0.0.0.0:1"], "needs tokens"),
+        (["serve", "--tokens", "/nonexistent/file"], "does not exist"),
+        (["watch"], "required: session"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    arguments: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """What is wrong with a command line is said in one line."""
+    monkeypatch.chdir(tmp_path)
+
+    status = main(arguments)
+
+    text = capsys.readouterr().err
+    assert status == 2
+    assert problem in text
+    assert text.count("\n") == 1
+
+
+def test_version_and_help_exit_well(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the version; --help tells the exit statuses."""
+    for arguments, expected in (
+        (["--version"], f"maitred {metadata.version('maitred')}"),
+        (["--help"], "exit status:"),
+        (["serve", "--help"], "exit status:"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+        assert expected in capsys.readouterr().out
+
+
+def test_a_text_cannot_steer_the_terminal() -> None:
+    """Control and direction characters are shown as what they are: nothing to obey."""
+    assert safe("a\x1b[2Jb\u202ec\nd") == "a�[2Jb�c�d"

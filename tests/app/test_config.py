@@ -1,0 +1,133 @@
+"""Settings: where they come from, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from maitred.server.cli.parser import build
+from maitred.server.config import CLIENT_VARIABLES, Settings, SettingsError, settings_from, specs
+
+
+def test_defaults_are_valid() -> None:
+    """Without flags, variables and a file the defaults hold."""
+    assert settings_from() == Settings()
+
+
+def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
+    """A flag goes before a variable, a variable before the file, the file before the default."""
+    file = tmp_path / "maitred.toml"
+    file.write_text('idle_seconds = 1\ngrace_s = 2\ncurrency = "EUR"\n')
+    environ = {"MAITRED_CONFIG": str(file), "MAITRED_IDLE_SECONDS": "3", "MAITRED_GRACE_S": "4"}
+
+    found = settings_from(["--idle-seconds", "5"], environ)
+
+    assert (found.idle_seconds, found.grace_s, found.currency) == (5, 4.0, "EUR")
+    assert found.heartbeat_s == Settings().heartbeat_s
+
+
+def test_unknown_flag_names_the_nearest() -> None:
+    """An unknown flag is an error of one line with the nearest known name."""
+    with pytest.raises(SettingsError, match=r"^unknown flag --lisen; did you mean --listen\?$"):
+        settings_from(["--lisen", "x"])
+
+
+def test_abbreviated_flag_is_unknown() -> None:
+    """A prefix of a flag is not that flag."""
+    with pytest.raises(SettingsError, match="unknown flag --idle"):
+        settings_from(["--idle=5"])
+
+
+def test_unknown_variable_names_the_nearest() -> None:
+    """An unknown variable with the prefix is an error with the nearest known name."""
+    with pytest.raises(SettingsError, match=r"^unknown variable MAITRED_DATTA.*MAITRED_DATA\?$"):
+        settings_from([], {"MAITRED_DATTA": "x"})
+
+
+def test_unknown_key_names_the_nearest_and_the_file(tmp_path: Path) -> None:
+    """An unknown key of the file is an error with the nearest known name."""
+    file = tmp_path / "m.toml"
+    file.write_text("lock_timeout = 3\n")
+
+    with pytest.raises(SettingsError, match=r"unknown key lock_timeout in .*did you mean lock_tim"):
+        settings_from(["--config", str(file)])
+
+
+def test_variables_of_the_client_are_left_alone() -> None:
+    """What clients read from the environment is no setting of the server, nor an error."""
+    assert (
+        settings_from([], dict.fromkeys(CLIENT_VARIABLES - {"MAITRED_CONFIG"}, "x")) == Settings()
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--idle-seconds", "soon"],
+        ["--idle-seconds", "0"],
+        ["--idle-seconds", "1.5"],
+        ["--grace-s", "nan"],
+        ["--tip-percentages", "10,a"],
+        ["--log-format", "xml"],
+        ["--tls-cert", "x"],
+        ["--tls-client-ca", "x"],
+        ["--listen", ""],
+        ["--config", "/nonexistent/file"],
+        ["stray"],
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(argv: list[str]) -> None:
+    """A value that cannot be is an error of one line."""
+    with pytest.raises(SettingsError) as caught:
+        settings_from(argv)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_keeps_its_types(tmp_path: Path) -> None:
+    """A number written as text in the file is an error, not a guess."""
+    file = tmp_path / "m.toml"
+    file.write_text('idle_seconds = "60"\n')
+
+    with pytest.raises(SettingsError, match="wrong type"):
+        settings_from(["--config", str(file)])
+
+
+def test_every_kind_of_value_is_read_from_the_environment() -> None:
+    """Text, numbers, switches and lists can all be set by a variable."""
+    environ = {
+        "MAITRED_CURRENCY": "EUR",
+        "MAITRED_IDLE_SECONDS": "60",
+        "MAITRED_GRACE_S": "0.5",
+        "MAITRED_REFLECTION": "no",
+        "MAITRED_TIP_PERCENTAGES": "5, 7",
+    }
+
+    found = settings_from([], environ)
+
+    assert dataclasses.asdict(found) | {
+        "currency": "EUR",
+        "idle_seconds": 60,
+        "grace_s": 0.5,
+        "reflection": False,
+        "tip_percentages": (5, 7),
+    } == dataclasses.asdict(found)
+
+
+def test_a_switch_can_be_turned_off_by_a_flag() -> None:
+    """--no-… turns off what is on by default."""
+    assert settings_from(["--no-reflection"]).reflection is False
+
+
+def test_help_tells_every_setting_with_variable_and_default() -> None:
+    """--help prints each setting, its variable and its default."""
+    _, commands = build()
+
+    text = " ".join(commands["serve"].format_help().split())
+
+    for spec in specs():
+        assert spec.flag in text
+        assert f"({spec.env}; default: {spec.show_default()})" in text
+        assert spec.help.split(";")[0] in text

@@ -1,0 +1,23 @@
+"""What holds for every test: the effort of properties, readable asserts, a quiet transport."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import Phase, settings
+
+# Read by grpc when it is first imported: its notes on connections that a test cuts are noise.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+# A contract suite is a library, whose asserts pytest would not explain by itself.
+pytest.register_assert_rewrite("maitred.server.testing.stores", "maitred.server.testing.providers")
+
+# No deadline: two tests share a core, and a slow example is no wrong one. Blobs let a failure of
+# another machine be repeated with @reproduce_failure.
+settings.register_profile("dev", deadline=None, print_blob=True, max_examples=50)
+settings.register_profile(
+    "ci", deadline=None, print_blob=True, max_examples=200, phases=set(Phase) - {Phase.explain}
+)
+settings.register_profile("campaign", deadline=None, print_blob=True, max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))

@@ -1,0 +1,256 @@
+"""Menus: what may stand on one, and how it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from maitred.server.domain import menus
+from maitred.server.domain.evolve import evolve_menu
+from maitred.server.domain.money import money
+from maitred.server.errors import (
+    CardNumberRefused,
+    CurrencyMismatch,
+    InvalidField,
+    ItemNotFound,
+    MenuNotFound,
+    ModifierNotFound,
+)
+from maitred.v1.menu_pb2 import FindItemsRequest
+from maitred.v1.state_pb2 import Menu, MenuItem, MenuModifier, MenuPreference
+
+
+def test_a_menu_is_stored_whole(menu: Menu) -> None:
+    """What was put is what is there."""
+    changed = Menu()
+    changed.CopyFrom(menu)
+    del changed.items[3:]
+    changed.items[0].description = "rum\x00\nlime"
+
+    event = menus.put(menu, changed)
+
+    assert event is not None
+    assert len(event.menu_put.menu.items) == 3
+    assert event.menu_put.menu.items[0].description == "rum\nlime"
+    assert event.menu_put.menu.version == 0
+
+
+def test_the_same_menu_again_is_no_event(menu: Menu) -> None:
+    """Version and time in a request count for nothing."""
+    again = Menu()
+    again.CopyFrom(menu)
+    again.version = 7
+    again.updated_at.seconds = 1
+
+    assert menus.put(menu, again) is None
+
+
+def _twice(menu: Menu) -> None:
+    menu.items.append(MenuItem(item_id="martini", name="Other", price=money(1, "USD")))
+
+
+def _same_name(menu: Menu) -> None:
+    menu.items.append(MenuItem(item_id="other", name="MARTINI ", price=money(1, "USD")))
+
+
+def _blank(menu: Menu) -> None:
+    menu.items[0].name = " "
+
+
+def _negative(menu: Menu) -> None:
+    menu.items[0].price.minor_units = -1
+
+
+def _other_currency(menu: Menu) -> None:
+    menu.items[0].price.currency = "EUR"
+
+
+def _modifier_twice(menu: Menu) -> None:
+    menu.modifiers.append(MenuModifier(modifier_id="dry", name="Bone Dry"))
+
+
+def _modifier_name_twice(menu: Menu) -> None:
+    menu.items[0].modifiers.extend(
+        [MenuModifier(modifier_id="a", name="Hot"), MenuModifier(modifier_id="b", name="hot")]
+    )
+
+
+def _negative_modifier(menu: Menu) -> None:
+    menu.modifiers[1].price.minor_units = -1
+
+
+def _unknown_preferred(menu: Menu) -> None:
+    menu.preferences.append(MenuPreference(name="odd", item_ids=["nothing"]))
+
+
+def _preference_twice(menu: Menu) -> None:
+    menu.preferences.append(MenuPreference(name="CLASSY", item_ids=["martini"]))
+
+
+def _unknown_popular(menu: Menu) -> None:
+    menu.popular_item_ids.append("nothing")
+
+
+def _currency(menu: Menu) -> None:
+    menu.currency = "ZZZ"
+
+
+def _control(menu: Menu) -> None:
+    menu.items[0].name = "Dai\nquiri"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (_twice, "menu.items[6].item_id"),
+        (_same_name, "menu.items[6].name"),
+        (_blank, "menu.items[0].name"),
+        (_negative, "menu.items[0].price.minor_units"),
+        (_other_currency, "menu.items[0].price.currency"),
+        (_modifier_twice, "menu.modifiers[2].modifier_id"),
+        (_modifier_name_twice, "menu.items[0].modifiers[1].name"),
+        (_negative_modifier, "menu.modifiers[1].price.minor_units"),
+        (_unknown_preferred, "menu.preferences[2].item_ids[0]"),
+        (_preference_twice, "menu.preferences[2].name"),
+        (_unknown_popular, "menu.popular_item_ids[2]"),
+        (_currency, "menu.currency"),
+        (_control, "menu.items[0].name"),
+    ],
+)
+def test_a_bad_menu_is_refused(menu: Menu, spoil: Callable[[Menu], None], field: str) -> None:
+    """C-M12: prices are never negative, names never ambiguous; the violation names the field."""
+    bad = Menu()
+    bad.CopyFrom(menu)
+    spoil(bad)
+
+    with pytest.raises(InvalidField) as error:
+        menus.put(menu, bad)
+
+    assert field in [violation.field for violation in error.value.violations]
+
+
+def test_a_card_number_on_a_menu_is_refused(menu: Menu) -> None:
+    """Descriptions are no messages."""
+    menu.items[0].description = "4242 4242 4242 4242"
+
+    with pytest.raises(CardNumberRefused):
+        menus.put(None, menu)
+
+
+def test_an_item_sells_out_and_comes_back(menu: Menu) -> None:
+    """By id or name; what is so already is no event."""
+    event = menus.set_availability(menu, "MARTINI", sold_out=True)
+    assert event is not None
+    event.version = 2
+    after = evolve_menu(menu, event)
+
+    assert [item.item_id for item in after.items if item.sold_out] == ["martini"]
+    assert menus.set_availability(after, "martini", sold_out=True) is None
+    assert menus.set_availability(after, "martini", sold_out=False) is not None
+    with pytest.raises(ItemNotFound):
+        menus.set_availability(after, "absinthe", sold_out=True)
+    with pytest.raises(MenuNotFound):
+        menus.set_availability(None, "martini", sold_out=True)
+
+
+def test_an_id_comes_before_a_name(menu: Menu) -> None:
+    """An item named as another's id does not hide it."""
+    menu.items[0].name = "martini"
+
+    assert menus.find_item(menu, "martini").item_id == "martini"
+
+
+def test_the_item_that_is_missing_is_quoted(menu: Menu) -> None:
+    """The error says what was looked for."""
+    with pytest.raises(ItemNotFound) as error:
+        menus.find_item(menu, "Absinthe")
+
+    assert "'Absinthe'" in error.value.message
+    assert error.value.metadata["item"] == "Absinthe"
+
+
+def test_joiners_do_not_hide_a_name(menu: Menu) -> None:
+    """A name is found with and without the joiners that a script may have."""
+    menu.items[0].name = "می\u200cخواهم"
+
+    assert menus.find_item(menu, "میخواهم").item_id == "daiquiri"
+
+
+def test_an_items_own_modifier_comes_first(menu: Menu) -> None:
+    """The item's list hides the menu's."""
+    menu.items[1].modifiers.append(
+        MenuModifier(modifier_id="m-dry", name="DRY", price=money(50, "USD"))
+    )
+
+    assert menus.find_modifier(menu, menu.items[1], "dry").modifier_id == "m-dry"
+    assert menus.find_modifier(menu, menu.items[0], "dry").modifier_id == "dry"
+    with pytest.raises(ModifierNotFound):
+        menus.find_modifier(menu, menu.items[0], "burnt")
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, ["daiquiri", "martini", "tap-beer", "water", "penny", "dime"]),
+        ({"query": "CANDY"}, ["penny", "dime"]),
+        ({"query": "candy penny"}, ["penny"]),
+        ({"query": "cocktails"}, ["daiquiri", "martini"]),
+        ({"query": "water"}, ["water", "martini"]),
+        ({"query": "absinthe"}, []),
+        ({"section": "beer"}, ["tap-beer"]),
+        ({"tags": ["Sour"]}, ["daiquiri"]),
+        ({"tags": ["sour", "sweet"]}, []),
+        ({"max_price": money(100, "USD")}, ["water", "penny", "dime"]),
+        ({"section": "cocktails", "max_price": money(1000, "USD")}, ["daiquiri"]),
+    ],
+)
+def test_items_are_found(menu: Menu, filters: dict[str, object], expected: list[str]) -> None:
+    """Every filter fits; items whose name fits come first."""
+    menu.items[1].description = "never with water"
+
+    found = menus.find(menu, FindItemsRequest(**filters))  # type: ignore[arg-type]  # table
+
+    assert [item.item_id for item in found] == expected
+
+
+def test_sold_out_items_are_found_on_request(menu: Menu) -> None:
+    """A sold-out item is left out unless asked for."""
+    menu.items[3].sold_out = True
+
+    assert menus.find(menu, FindItemsRequest(query="water")) == []
+    assert len(menus.find(menu, FindItemsRequest(query="water", include_sold_out=True))) == 1
+
+
+def test_a_price_is_compared_in_its_currency(menu: Menu) -> None:
+    """An amount in another currency is refused."""
+    with pytest.raises(CurrencyMismatch):
+        menus.find(menu, FindItemsRequest(max_price=money(1, "EUR")))
+
+
+@pytest.mark.parametrize(
+    ("preference", "limit", "expected", "matched"),
+    [
+        ("CLASSY", 0, ["martini"], "Classy"),
+        ("fruity", 0, ["daiquiri", "martini"], "fruity"),
+        ("fruity", 1, ["daiquiri"], "fruity"),
+        ("salty", 0, ["martini", "daiquiri"], ""),
+        ("", 1, ["martini"], ""),
+    ],
+)
+def test_recommendations(
+    menu: Menu, preference: str, limit: int, expected: list[str], matched: str
+) -> None:
+    """A taste in any case; an unknown one gives the popular items."""
+    items, found = menus.recommend(menu, preference, limit)
+
+    assert ([item.item_id for item in items], found) == (expected, matched)
+
+
+def test_what_is_sold_out_is_not_recommended(menu: Menu) -> None:
+    """A taste of which everything is sold out gives the popular items."""
+    menu.items[1].sold_out = True
+
+    items, found = menus.recommend(menu, "classy", 0)
+
+    assert ([item.item_id for item in items], found) == (["daiquiri"], "")

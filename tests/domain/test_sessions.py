@@ -1,0 +1,500 @@
+"""The life of a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+
+from maitred.server.domain import conversations, sessions
+from maitred.server.domain.money import money
+from maitred.server.errors import (
+    AlreadyExists,
+    CardNumberRefused,
+    InvalidField,
+    MaitredError,
+    PaymentOpen,
+    PermissionDenied,
+    ReasonRequired,
+    SessionClosed,
+    SessionDeleted,
+    SessionExpired,
+    TabOpen,
+)
+from maitred.v1.conversation_pb2 import NewMessage, RecordTurnRequest
+from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest, UpdateSessionRequest
+from maitred.v1.state_pb2 import (
+    ATTENTION_ABANDONED_TAB,
+    ATTENTION_DISPUTED,
+    ATTENTION_UNSPECIFIED,
+    BALANCE_POLICY_BUDGET,
+    BALANCE_POLICY_LIMIT,
+    MESSAGE_ROLE_USER,
+    PHASE_GREETING,
+    SESSION_STATUS_ACTIVE,
+    SESSION_STATUS_CLOSED,
+    SESSION_STATUS_EXPIRED,
+    TAB_STATUS_PENDING,
+    Session,
+)
+
+RETENTION_S = 30 * 24 * 3600
+SECOND = 1_000_000_000
+
+
+def usd(minor_units: int) -> Any:
+    """An amount in US dollars."""
+    return money(minor_units, "USD")
+
+
+def struct(**values: Any) -> Struct:
+    """Free data."""
+    made = Struct()
+    made.update(values)
+    return made
+
+
+def tick(log: Any, retention_s: int = RETENTION_S) -> Any:
+    """Decide what the time asks for."""
+    return sessions.tick(log.session, log.now_ns, retention_s)
+
+
+def wake_ns(log: Any, retention_s: int = RETENTION_S) -> Any:
+    """When the session wants attention."""
+    return sessions.wake_at_ns(log.session, retention_s)
+
+
+def update(log: Any, *paths: str, **fields: Any) -> Any:
+    """Decide on an update of the paths."""
+    request = UpdateSessionRequest(**fields)
+    request.update_mask.paths.extend(paths)
+    return sessions.update(log.session, request)
+
+
+# --- creation -----------------------------------------------------------------------------------
+
+
+def test_a_new_session_has_the_defaults(log: Any) -> None:
+    """Balance from the settings, nothing owed, nothing said."""
+    session = log.session
+
+    assert (session.session_id, session.version, session.status) == (
+        "s-1_a",
+        1,
+        SESSION_STATUS_ACTIVE,
+    )
+    assert (session.payment.balance, session.payment.total) == (usd(100_000), usd(0))
+    assert (session.payment.status, session.payment.version) == (TAB_STATUS_PENDING, 0)
+    assert (session.conversation.phase, session.conversation.turn_count) == (PHASE_GREETING, 0)
+    assert (session.menu_id, session.idle_seconds) == ("bar", 3600)
+    assert (session.balance_policy, session.ledger.opening) == (BALANCE_POLICY_BUDGET, 100_000)
+    assert session.created_at.ToNanoseconds() == log.now_ns
+    assert session.expires_at.ToNanoseconds() == log.now_ns + 3600 * SECOND
+
+
+def test_a_session_is_created_as_asked(new_log: Any) -> None:
+    """What the request names wins over the settings."""
+    session = new_log(
+        menu_id="other",
+        opening_balance=money(0, "JPY"),
+        balance_policy=BALANCE_POLICY_LIMIT,
+        idle_seconds=60,
+        customer_id="c-1",
+        labels={"table": "7"},
+        attributes=struct(vip=True),
+    ).session
+
+    assert (session.menu_id, session.idle_seconds, session.customer_id) == ("other", 60, "c-1")
+    assert (session.payment.balance, session.ledger.opening) == (money(0, "JPY"), 0)
+    assert session.balance_policy == BALANCE_POLICY_LIMIT
+    assert (dict(session.labels), session.attributes) == ({"table": "7"}, struct(vip=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "fields"),
+    [
+        (InvalidField, {"opening_balance": money(-1, "USD")}),
+        (InvalidField, {"opening_balance": money(1, "ZZZ")}),
+        (InvalidField, {"attributes": struct(x="y" * 20_000)}),
+        (InvalidField, {"labels": {"table": "7\u202e"}}),
+        (CardNumberRefused, {"customer_id": "4242424242424242"}),
+        (CardNumberRefused, {"labels": {"card": "4242424242424242"}}),
+    ],
+)
+def test_bad_sessions_are_refused(error: type[MaitredError], fields: Any) -> None:
+    """C-M12: no negative money, no unknown currency, no card number."""
+    defaults = sessions.Defaults("bar", 100_000, "USD", 3600)
+
+    with pytest.raises(error):
+        sessions.create(None, CreateSessionRequest(**fields), "s", defaults)
+
+
+def test_an_id_is_taken_once(log: Any) -> None:
+    """A session that exists is not created again."""
+    defaults = sessions.Defaults("bar", 100_000, "USD", 3600)
+
+    with pytest.raises(AlreadyExists):
+        sessions.create(log.session, CreateSessionRequest(), "s-1_a", defaults)
+
+
+def test_ids_of_every_shape_order_and_pay(log: Any) -> None:
+    """C-M9: a session whose id holds dashes and underscores leaves pending like any other."""
+    assert {"-", "_"} <= set(log.session.session_id)
+    log.add("Martini")
+    log.pay()
+
+    assert log.session.payment.payment_id == "p-1"
+
+
+def test_a_second_bill_can_be_paid(log: Any) -> None:
+    """C-M11: a settled payment is not the end of the session."""
+    for _ in range(3):
+        log.add("Martini")
+        log.pay()
+
+    assert (log.tab, log.session.ledger.settled) == (0, 3900)
+
+
+# --- update and extension -----------------------------------------------------------------------
+
+
+def test_labels_are_updated_whole_or_by_key(log: Any) -> None:
+    """A key that the request does not hold is removed; what the mask leaves out stays."""
+    log.apply(update(log, "labels", labels={"table": "7", "a.b": "x", "c": "y"}))
+    log.apply(update(log, "labels.table", "labels.a.b", labels={"table": "8", "c": "ignored"}))
+
+    assert dict(log.session.labels) == {"table": "8", "c": "y"}
+
+
+def test_attributes_are_updated_whole_or_by_key(log: Any) -> None:
+    """The same for free data."""
+    log.apply(update(log, "attributes", attributes=struct(a=1, b={"c": 2})))
+    log.apply(update(log, "attributes.a", "attributes.b", attributes=struct(b=3)))
+    assert log.session.attributes == struct(b=3)
+    log.apply(update(log, "attributes"))
+
+    assert not log.session.HasField("attributes")
+
+
+def test_the_customer_is_updated(log: Any) -> None:
+    """Set and cleared; labels stay."""
+    log.apply(update(log, "labels", labels={"table": "7"}))
+    log.apply(update(log, "customer_id", customer_id="c-1"))
+    assert log.session.customer_id == "c-1"
+    log.apply(update(log, "customer_id"))
+
+    assert (log.session.customer_id, dict(log.session.labels)) == ("", {"table": "7"})
+
+
+def test_an_update_without_change_is_no_event(log: Any) -> None:
+    """The same values again do nothing."""
+    log.apply(update(log, "labels", "attributes", labels={"a": "b"}, attributes=struct(x=1)))
+
+    assert update(log, "labels", labels={"a": "b"}) is None
+    assert update(log, "attributes.x", "labels.zz", attributes=struct(x=1)) is None
+
+
+@pytest.mark.parametrize("paths", [(), ("version",), ("labels.",), ("customer_id.x",), ("",)])
+def test_a_bad_mask_is_refused(log: Any, paths: tuple[str, ...]) -> None:
+    """Only what may be updated, and something."""
+    with pytest.raises(InvalidField) as error:
+        update(log, *paths)
+
+    assert error.value.violations[0].field == "update_mask"
+
+
+def test_updates_are_bounded(log: Any) -> None:
+    """The bounds hold for what is there afterwards, not only for the request."""
+    log.apply(update(log, "labels", labels={f"k{n}": "" for n in range(32)}))
+    log.apply(update(log, "attributes", attributes=struct(a="x" * 9000)))
+
+    with pytest.raises(InvalidField):
+        update(log, "labels.more", labels={"more": ""})
+    with pytest.raises(InvalidField):
+        update(log, "attributes.b", attributes=struct(b="x" * 9000))
+
+
+def test_extending_moves_the_expiry(log: Any) -> None:
+    """From now on; 0 keeps the span."""
+    log.advance(100)
+    log.apply(sessions.extend(log.session, ExtendSessionRequest(idle_seconds=7200)))
+    assert log.session.expires_at.ToNanoseconds() == log.now_ns + 7200 * SECOND
+    log.advance(100)
+    log.apply(sessions.extend(log.session, ExtendSessionRequest()))
+
+    assert log.session.idle_seconds == 7200
+    assert log.session.expires_at.ToNanoseconds() == log.now_ns + 7200 * SECOND
+
+
+# --- reset, close, delete -----------------------------------------------------------------------
+
+
+def test_a_reset_restores_the_defaults(new_log: Any) -> None:
+    """C-M5: one event; id, labels, customer and running numbers stay, the rest is as at first."""
+    log = new_log(
+        opening_balance=usd(5000), labels={"table": "7"}, customer_id="c-1", idle_seconds=60
+    )
+    log.add("Martini")
+    log.tip(percentage=10)
+    log.place()
+    log.add("Water")
+    log.apply(
+        conversations.record_turn(
+            log.session, RecordTurnRequest(messages=[NewMessage(text="hi", role=MESSAGE_ROLE_USER)])
+        )
+    )
+    log.apply(update(log, "attributes", attributes=struct(a=1)))
+    payment_version = log.session.payment.version
+    event = log.apply(sessions.reset(log.session, "walked out", staff=True)).session_reset
+
+    after = log.session
+    assert (after.session_id, after.customer_id, dict(after.labels)) == (
+        "s-1_a",
+        "c-1",
+        {"table": "7"},
+    )
+    assert (after.reset_count, after.last_order_number, after.last_line_number) == (1, 2, 2)
+    assert (event.written_off, event.reason) == (usd(1400), "walked out")
+    assert (log.balance, log.tab, log.tip_amount) == (5000, 0, 0)
+    assert after.payment.version == payment_version + 1
+    assert (after.conversation.phase, after.conversation.turn_count) == (PHASE_GREETING, 0)
+    assert not after.HasField("order")
+    assert not after.HasField("attributes")
+    assert (after.ledger.opening, after.ledger.charges, after.idle_seconds) == (5000, 0, 60)
+    assert after.created_at == log.events[0].time
+    assert log.add("Water").line_added.order_number == 3
+
+
+def test_a_reset_leaves_earlier_payments_behind(log: Any) -> None:
+    """The new tab is pending, the numbers of payments go on, and credit stays the guest's."""
+    log.add("Martini")
+    log.open_payment()
+    log.remove(1)
+    log.settle()
+    log.apply(sessions.reset(log.session, "", staff=False))
+    assert log.session.payment.credit == usd(1300)
+    log.add("Daiquiri")
+
+    assert (log.session.payment.status, log.session.payment.payment_id) == (TAB_STATUS_PENDING, "")
+    log.open_payment()
+    assert log.session.latest_payment.number == 2
+    assert log.session.latest_payment.amount == usd(0)
+
+
+def test_a_session_is_closed(log: Any) -> None:
+    """It keeps what it was, and accepts no new commands."""
+    payment = log.session.payment
+    log.apply(sessions.close(log.session, "bye", staff=False))
+
+    assert (log.session.status, log.session.close_reason) == (SESSION_STATUS_CLOSED, "bye")
+    assert log.session.payment == payment
+    with pytest.raises(SessionClosed):
+        sessions.require_open(log.session)
+
+
+def test_closing_writes_the_tab_off(log: Any) -> None:
+    """By staff, with a reason; the ledger explains it."""
+    log.add("Martini")
+    log.tip(percentage=10)
+    event = log.apply(sessions.close(log.session, "on the house", staff=True)).session_closed
+
+    assert (event.written_off, log.tab, log.tip_amount) == (usd(1300), 0, 0)
+    assert log.session.ledger.written_off == 1300
+
+
+@pytest.mark.parametrize("end", [sessions.reset, sessions.close])
+@pytest.mark.parametrize(
+    ("error", "reason", "staff"),
+    [
+        (TabOpen, "", False),
+        (PermissionDenied, "because", False),
+        (ReasonRequired, "", True),
+        (CardNumberRefused, "4242424242424242", True),
+    ],
+)
+def test_an_open_tab_needs_staff_and_a_reason(
+    log: Any, end: Any, error: type[MaitredError], reason: str, staff: bool
+) -> None:
+    """Nobody forgets a tab by accident."""
+    log.add("Martini")
+
+    with pytest.raises(error):
+        end(log.session, reason, staff=staff)
+
+
+@pytest.mark.parametrize("end", [sessions.reset, sessions.close])
+def test_an_open_payment_refuses_reset_and_close(log: Any, end: Any) -> None:
+    """Staff cannot write off what the guest may be paying right now."""
+    log.add("Martini")
+    log.open_payment()
+
+    with pytest.raises(PaymentOpen):
+        end(log.session, "because", staff=True)
+    with pytest.raises(PaymentOpen):
+        sessions.delete(log.session, "because")
+
+
+def test_open_money_refuses_deletion(log: Any) -> None:
+    """Neither a tab nor the guest's credit is erased."""
+    log.add("Martini")
+    with pytest.raises(TabOpen):
+        sessions.delete(log.session, "gdpr")
+    log.open_payment()
+    log.remove(1)
+    log.settle()
+    with pytest.raises(TabOpen) as error:
+        sessions.delete(log.session, "gdpr")
+
+    assert error.value.metadata == {"tab": "0", "credit": "1300"}
+
+
+def test_a_deleted_session_is_a_tombstone(log: Any) -> None:
+    """Nothing is left but id, version and status."""
+    log.apply(update(log, "labels", labels={"table": "7"}))
+    log.apply(sessions.delete(log.session, "gdpr"))
+
+    assert log.session.ByteSize() < 64
+    assert (log.session.session_id, log.session.version) == ("s-1_a", 3)
+    with pytest.raises(SessionDeleted):
+        sessions.require_open(log.session)
+    assert wake_ns(log) is None
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def test_an_idle_session_expires(log: Any) -> None:
+    """C-M6: not a moment before its time, and for good."""
+    assert wake_ns(log) == log.now_ns + 3600 * SECOND
+    log.advance(3600)
+    log.now_ns -= 1
+    assert tick(log) is None
+    assert not sessions.is_overdue(log.session, log.now_ns)
+    log.now_ns += 1
+    assert sessions.is_overdue(log.session, log.now_ns)
+    log.apply(tick(log), slides=False)
+
+    assert log.session.status == SESSION_STATUS_EXPIRED
+    with pytest.raises(SessionExpired):
+        sessions.require_open(log.session)
+
+
+def test_every_write_moves_the_expiry(log: Any) -> None:
+    """A session in use never expires."""
+    for _ in range(3):
+        log.advance(3000)
+        log.add("Water")
+
+    assert not sessions.is_overdue(log.session, log.now_ns)
+
+
+def test_an_open_tab_never_expires(log: Any) -> None:
+    """It turns to somebody's attention, once."""
+    log.add("Martini")
+    log.advance(4000)
+    event = log.apply(tick(log), slides=False).attention_changed
+
+    assert event.attention == ATTENTION_ABANDONED_TAB
+    assert log.session.status == SESSION_STATUS_ACTIVE
+    assert log.session.attention == ATTENTION_ABANDONED_TAB
+    assert wake_ns(log) is None
+    log.advance(10**6)
+    assert tick(log) is None
+
+
+def test_an_open_payment_never_expires(log: Any) -> None:
+    """The guest may be paying right now."""
+    log.add("Martini")
+    log.open_payment()
+    log.remove(1)
+    log.advance(4000)
+
+    assert not sessions.is_overdue(log.session, log.now_ns)
+    assert tick(log).attention_changed.attention == ATTENTION_ABANDONED_TAB
+
+
+def test_a_guest_who_comes_back_is_not_abandoned(log: Any) -> None:
+    """The next tick takes the mark away; a later one may set it again."""
+    log.add("Martini")
+    log.advance(4000)
+    log.apply(tick(log), slides=False)
+    log.add("Water")
+    assert wake_ns(log) <= log.now_ns
+    log.apply(tick(log), slides=False)
+    assert log.session.attention == ATTENTION_UNSPECIFIED
+    assert wake_ns(log) == log.session.expires_at.ToNanoseconds()
+    log.advance(4000)
+
+    assert tick(log).attention_changed.attention == ATTENTION_ABANDONED_TAB
+
+
+def test_an_abandoned_tab_that_was_paid_expires(log: Any) -> None:
+    """Attention goes, then the session."""
+    log.add("Martini")
+    log.advance(4000)
+    log.apply(tick(log), slides=False)
+    log.pay()
+    log.apply(tick(log), slides=False)
+    assert log.session.attention == ATTENTION_UNSPECIFIED
+    log.advance(4000)
+    log.apply(tick(log), slides=False)
+
+    assert log.session.status == SESSION_STATUS_EXPIRED
+
+
+def test_what_needs_attention_keeps_its_reason(log: Any) -> None:
+    """A dispute is not hidden by an abandoned tab."""
+    log.add("Martini")
+    log.session.attention = ATTENTION_DISPUTED
+    log.advance(4000)
+
+    assert tick(log) is None
+    assert wake_ns(log) is None
+
+
+def test_an_ended_session_is_erased_after_its_retention(log: Any) -> None:
+    """Not before, and never where the retention is 0."""
+    log.apply(sessions.close(log.session, "", staff=False))
+    assert wake_ns(log, 0) is None
+    log.advance(RETENTION_S - 1)
+    assert tick(log) is None
+    log.advance(1)
+
+    assert tick(log).session_deleted.reason == "retention"
+    assert tick(log, 0) is None
+
+
+def test_credit_keeps_an_ended_session(log: Any) -> None:
+    """The guest's money is not erased."""
+    log.add("Martini")
+    log.open_payment()
+    log.remove(1)
+    log.settle()
+    log.apply(sessions.close(log.session, "", staff=False))
+    log.advance(RETENTION_S)
+
+    assert tick(log) is None
+    assert wake_ns(log) is None
+
+
+def test_a_limit_is_given_back_at_settlement(new_log: Any) -> None:
+    """BALANCE_POLICY_LIMIT: what was settled may be ordered anew."""
+    log = new_log(opening_balance=usd(1300), balance_policy=BALANCE_POLICY_LIMIT)
+    for _ in range(3):
+        log.add("Martini")
+        assert log.balance == 0
+        log.pay()
+        assert log.balance == 1300
+
+
+def test_the_state_is_what_the_log_folds_to(log: Any) -> None:
+    """The log explains everything."""
+    log.add("Martini")
+    log.place()
+    log.tip(percentage=10)
+    log.pay()
+    log.apply(sessions.reset(log.session, "", staff=False))
+
+    assert log.fold() == log.session
+    assert isinstance(log.session, Session)

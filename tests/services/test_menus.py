@@ -1,0 +1,109 @@
+"""MenuService over the wire."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable
+from typing import Any
+
+import grpc
+import pytest
+
+from maitred.server.app.errors import reason_on_wire
+from maitred.v1 import menu_pb2 as pb
+from maitred.v1 import menu_pb2_grpc
+from maitred.v1.common_pb2 import Money
+from maitred.v1.state_pb2 import Menu
+
+
+async def refusal(call: Awaitable[Any]) -> str:
+    """The reason for which a call is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    info = reason_on_wire(error.value)
+    return "" if info is None else str(info.reason)
+
+
+@pytest.fixture
+def menus(grpc_channel: grpc.aio.Channel) -> Any:
+    """The service."""
+    return menu_pb2_grpc.MenuServiceStub(grpc_channel)
+
+
+def bar() -> Menu:
+    """A menu that no other test uses."""
+    menu = Menu(menu_id=uuid.uuid4().hex, title="Bar", currency="USD")
+    for item_id, name, price in (("martini", "Martini", 1300), ("water", "Water", 100)):
+        menu.items.add(item_id=item_id, name=name, price=Money(minor_units=price, currency="USD"))
+    menu.preferences.add(name="classy", item_ids=["martini"])
+    menu.popular_item_ids.append("water")
+    return menu
+
+
+async def test_a_menu_is_put_and_read(menus: Any) -> None:
+    """Versions count; the same menu again is no event."""
+    menu = bar()
+    first = await menus.PutMenu(pb.PutMenuRequest(menu=menu))
+    same = await menus.PutMenu(pb.PutMenuRequest(menu=menu))
+    assert (first.menu.version, same.menu.version) == (1, 1)
+    assert not same.HasField("event")
+    menu.title = "Pub"
+    second = await menus.PutMenu(pb.PutMenuRequest(menu=menu, expected_version=1))
+
+    read = await menus.GetMenu(pb.GetMenuRequest(menu_id=menu.menu_id))
+    assert read.menu == second.menu
+    assert (read.menu.version, read.menu.title) == (2, "Pub")
+
+
+async def test_a_menu_is_put_on_what_was_read(menus: Any) -> None:
+    """0 means that there must be none."""
+    menu = bar()
+    await menus.PutMenu(pb.PutMenuRequest(menu=menu, expected_version=0))
+    menu.title = "Pub"
+
+    for version in (0, 7):
+        request = pb.PutMenuRequest(menu=menu, expected_version=version)
+        assert await refusal(menus.PutMenu(request)) == "CONCURRENT_MODIFICATION"
+
+
+async def test_a_bad_menu_is_refused(menus: Any) -> None:
+    """Rules across fields are checked as well."""
+    menu = bar()
+    menu.items.add(item_id="other", name="WATER", price=menu.items[0].price)
+
+    assert await refusal(menus.PutMenu(pb.PutMenuRequest(menu=menu))) == "INVALID_FIELD"
+    unknown = pb.GetMenuRequest(menu_id=menu.menu_id)
+    assert await refusal(menus.GetMenu(unknown)) == "MENU_NOT_FOUND"
+
+
+async def test_menus_are_listed(menus: Any) -> None:
+    """Newest first."""
+    ids = []
+    for _ in range(3):
+        reply = await menus.PutMenu(pb.PutMenuRequest(menu=bar()))
+        ids.append(reply.menu.menu_id)
+
+    page = await menus.ListMenus(pb.ListMenusRequest(page_size=2))
+    rest = await menus.ListMenus(pb.ListMenusRequest(page_token=page.next_page_token))
+
+    listed = [menu.menu_id for menu in (*page.menus, *rest.menus)]
+    assert listed[:3] == ids[::-1]
+
+
+async def test_items_sell_out(menus: Any) -> None:
+    """They are no longer found or recommended."""
+    menu = bar()
+    await menus.PutMenu(pb.PutMenuRequest(menu=menu))
+    find = pb.FindItemsRequest(menu_id=menu.menu_id, query="MARTINI")
+    recommend = pb.RecommendRequest(menu_id=menu.menu_id, preference="Classy")
+    assert [i.item_id for i in (await menus.FindItems(find)).items] == ["martini"]
+    assert (await menus.Recommend(recommend)).matched_preference == "classy"
+    reply = await menus.SetItemAvailability(
+        pb.SetItemAvailabilityRequest(menu_id=menu.menu_id, item="martini", sold_out=True)
+    )
+    assert reply.menu.items[0].sold_out
+
+    assert not (await menus.FindItems(find)).items
+    recommended = await menus.Recommend(recommend)
+    assert [i.item_id for i in recommended.items] == ["water"]
+    assert recommended.matched_preference == ""

@@ -1,0 +1,156 @@
+"""A TCP proxy that does to connections what networks do: cut, delay, swallow, refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Self
+
+_CHUNK = 65536
+
+
+class Proxy:
+    """Stands between a client and a server on this machine.
+
+    `lives` gives each new connection the number of reply bytes after which it is cut, wherever
+    that is; once it runs out, connections live on.
+    """
+
+    def __init__(self, upstream: str, lives: Iterator[int] | None = None) -> None:
+        host, _, port = upstream.rpartition(":")
+        self._upstream = (host.strip("[]"), int(port))
+        self._lives = iter(()) if lives is None else lives
+        self._links: set[_Link] = set()
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.delay = 0.0
+        """Seconds that every piece waits before it goes on, in either direction."""
+        self.drop_replies = False
+        """The server hears the client, and the client hears nothing."""
+        self.swallowed = 0
+        """Bytes that were dropped."""
+        self.refuse = False
+        """New connections end at once."""
+        self.accepted = 0
+        """Connections so far."""
+        self.cuts = 0
+        """Connections that the proxy cut."""
+
+    @property
+    def address(self) -> str:
+        """What a client connects to."""
+        assert self._server is not None
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Cut every open connection, without a goodbye."""
+        for link in tuple(self._links):
+            self.cuts += 1
+            link.cut()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.refuse = True
+        running = list(self._accepting)
+        for link in tuple(self._links):
+            link.cut()
+        await asyncio.gather(*running, return_exceptions=True)
+        # An aborted transport closes its socket in the next turn of the loop.
+        await asyncio.sleep(0)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._accepting.add(task)
+        try:
+            await self._carry(reader, writer)
+        finally:
+            self._accepting.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuse:
+            writer.transport.abort()
+            return
+        self.accepted += 1
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            writer.transport.abort()
+            return
+        if self.refuse:
+            # The proxy was closed while this connection was being made.
+            writer.transport.abort()
+            far_writer.transport.abort()
+            return
+        link = _Link(self, writer, far_writer, next(self._lives, None))
+        self._links.add(link)
+        try:
+            await link.run(reader, far_reader)
+        finally:
+            self._links.discard(link)
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        near: asyncio.StreamWriter,
+        far: asyncio.StreamWriter,
+        life: int | None,
+    ) -> None:
+        self._proxy = proxy
+        self._near = near
+        self._far = far
+        self._life = life
+
+    def cut(self) -> None:
+        """Reset both sides."""
+        self._near.transport.abort()
+        self._far.transport.abort()
+
+    async def run(self, near: asyncio.StreamReader, far: asyncio.StreamReader) -> None:
+        """Carry bytes until either side ends."""
+        ways = [
+            asyncio.create_task(self._requests(near)),
+            asyncio.create_task(self._replies(far)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.cut()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _requests(self, near: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while piece := await near.read(_CHUNK):
+                await self._pass(piece, self._far)
+
+    async def _replies(self, far: asyncio.StreamReader) -> None:
+        with suppress(ConnectionError):
+            while piece := await far.read(_CHUNK):
+                if self._proxy.drop_replies:
+                    self._proxy.swallowed += len(piece)
+                    continue
+                if self._life is not None and len(piece) >= self._life:
+                    await self._pass(piece[: self._life], self._near)
+                    self._proxy.cuts += 1
+                    return
+                if self._life is not None:
+                    self._life -= len(piece)
+                await self._pass(piece, self._near)
+
+    async def _pass(self, piece: bytes, to: asyncio.StreamWriter) -> None:
+        if self._proxy.delay:
+            await asyncio.sleep(self._proxy.delay)
+        to.write(piece)
+        await to.drain()
