@@ -9,7 +9,7 @@ PYTEST  := $(BIN)/python -m pytest
 BENCH   := $(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen check-gen format lint types test check run demo bench bench-quick campaign \
+.PHONY: help setup tools gen check-gen format lint types test check run demo bench bench-quick campaign \
 	mutants build check-wheel
 
 help: ## List the targets
@@ -21,11 +21,13 @@ $(STAMP): pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh $(VENV)
 	@touch $@
 
-gen: $(STAMP) ## Regenerate generated/ and the synchronous client
+gen: $(STAMP) ## Regenerate generated/, the synchronous client and docs/reference.md
 	$(BIN)/python scripts/gen.py
+	$(BIN)/python scripts/reference.py
 
 check-gen: $(STAMP) ## Fail when generated code is stale
 	$(BIN)/python scripts/gen.py --check
+	$(BIN)/python scripts/reference.py --check
 
 format: $(STAMP) ## Format Python and protos
 	$(BIN)/ruff check --quiet --select I --fix .
@@ -48,7 +50,10 @@ types: $(STAMP) ## Type-check with mypy, strict
 test: $(STAMP) ## Run the tests (ARGS="-k tips" narrows them)
 	$(PYTEST) -n auto $(ARGS)
 
-check: check-gen lint types test check-wheel ## What CI runs, in its order
+tools: ## Build grpcurl for the tests, where Go is present
+	@bash scripts/tools.sh
+
+check: tools check-gen lint types test check-wheel ## What CI runs, in its order
 
 run: $(STAMP) ## Serve on 127.0.0.1:50051 with an embedded SQLite file
 	$(BIN)/maitred serve $(ARGS)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("maitred/server")
-PATIENCE_S = 90
+PATIENCE_S = 60
 
 
 @dataclass(frozen=True, slots=True)

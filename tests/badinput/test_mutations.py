@@ -72,6 +72,9 @@ READS: dict[str, Message] = {
 }
 """A valid request for every rpc that has no request id."""
 
+EFFORT = settings().max_examples
+"""Of the profile that is in force."""
+
 WORDS = [
     "",
     "somebody",
@@ -116,10 +119,11 @@ def break_field(message: Message, chance: random.Random, depth: int = 0) -> None
     fields = message.DESCRIPTOR.fields
     if not fields or depth > 6:
         return
-    field = chance.choice(fields)
+    field: Any = chance.choice(list(fields))
     held = getattr(message, field.name)
     if _is_map(field):
-        key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        entry = field.message_type.fields_by_name
+        key, value = entry["key"], entry["value"]
         for _ in range(chance.choice((1, 40))):
             name = _value(key, chance)
             if value.message_type is not None:
@@ -184,7 +188,7 @@ def test_every_rpc_has_a_request_to_break() -> None:
 
 
 @settings(
-    max_examples=8 * settings.default.max_examples,
+    max_examples=8 * EFFORT,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(rpc=st.sampled_from(sorted(METHODS)), seed=st.integers(0, 2**32))

@@ -1,4 +1,4 @@
-"""What keeps a server from starting is one line; what keeps it from writing lets it go on reading."""
+"""What keeps a server from starting is one line; where it cannot write, it goes on reading."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,8 +9,9 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from tests.badinput.conftest import GUEST, House
 from tests.support.bar import add, menu, new_guest, session, turn, usd
-from tests.support.wire import METHODS, STATUS_OF, Wire
+from tests.support.wire import METHODS, STATUS_OF, Wire, wired
 
+from maitred.server.app.auth import add_token
 from maitred.server.engine.refs import session_ref
 from maitred.v1 import (
     admin_pb2,
@@ -22,7 +22,7 @@ from maitred.v1 import (
     session_pb2,
     state_pb2,
 )
-from maitred.v1.common_pb2 import Money
+from maitred.v1.common_pb2 import Money, Role
 
 CARD = "4111 1111 1111 1111"
 BIDI = "Negroni\u202e"
@@ -109,172 +109,176 @@ def _deep(levels: int) -> bytes:
     return struct
 
 
-S, C, M = "SessionService", "ConversationService", "MenuService"
-O, P, A = "OrderService", "PaymentService", "AdminService"
+SESSION, TALK, MENU = "SessionService", "ConversationService", "MenuService"
+ORDER, PAY, ADMIN = "OrderService", "PaymentService", "AdminService"
+NOISE = "noise"
 
 BAD: dict[str, Bad] = {
     # --- numbers that are out of bounds
     "quantity below zero": Bad(
-        f"{O}/AddItem", add(GUEST, quantity=-1), "INVALID_FIELD", "quantity"
+        f"{ORDER}/AddItem", add(GUEST, quantity=-1), "INVALID_FIELD", "quantity"
     ),
-    "quantity 101": Bad(f"{O}/AddItem", add(GUEST, quantity=101), "INVALID_FIELD", "quantity"),
+    "quantity 101": Bad(f"{ORDER}/AddItem", add(GUEST, quantity=101), "INVALID_FIELD", "quantity"),
     "quantity absurd": Bad(
-        f"{O}/AddItem", add(GUEST, quantity=2**31 - 1), "INVALID_FIELD", "quantity"
+        f"{ORDER}/AddItem", add(GUEST, quantity=2**31 - 1), "INVALID_FIELD", "quantity"
     ),
     "more than the line has": Bad(
-        f"{O}/RemoveItem",
+        f"{ORDER}/RemoveItem",
         order_pb2.RemoveItemRequest(session_id=GUEST, line_number=2, quantity=3),
         "INVALID_QUANTITY",
         "quantity",
     ),
     "line zero": Bad(
-        f"{O}/RemoveItem",
+        f"{ORDER}/RemoveItem",
         order_pb2.RemoveItemRequest(session_id=GUEST, line_number=0),
         "INVALID_FIELD",
         "line_number",
     ),
     "idle for ever": Bad(
-        f"{S}/CreateSession", _create(idle_seconds=2**31 - 1), "INVALID_FIELD", "idle_seconds"
+        f"{SESSION}/CreateSession", _create(idle_seconds=2**31 - 1), "INVALID_FIELD", "idle_seconds"
     ),
     "idle below zero": Bad(
-        f"{S}/ExtendSession",
+        f"{SESSION}/ExtendSession",
         session_pb2.ExtendSessionRequest(session_id=GUEST, idle_seconds=-1),
         "INVALID_FIELD",
         "idle_seconds",
     ),
     "page of minus one": Bad(
-        f"{S}/ListSessions",
+        f"{SESSION}/ListSessions",
         session_pb2.ListSessionsRequest(page_size=-1),
         "INVALID_FIELD",
         "page_size",
     ),
     "page of a million": Bad(
-        f"{O}/ListOrders",
+        f"{ORDER}/ListOrders",
         order_pb2.ListOrdersRequest(session_id=GUEST, page_size=1_000_000),
         "INVALID_FIELD",
         "page_size",
     ),
     "version zero": Bad(
-        f"{S}/GetSession",
+        f"{SESSION}/GetSession",
         session_pb2.GetSessionRequest(session_id=GUEST, at_version=0),
         "INVALID_FIELD",
         "at_version",
     ),
     "percentage above all": Bad(
-        f"{P}/SetTip",
+        f"{PAY}/SetTip",
         payment_pb2.SetTipRequest(session_id=GUEST, percentage=101),
         "INVALID_FIELD",
         "percentage",
     ),
     "wait too long": Bad(
-        f"{P}/CheckPayment",
+        f"{PAY}/CheckPayment",
         payment_pb2.CheckPaymentRequest(session_id=GUEST, wait={"seconds": 31}),  # type: ignore[arg-type]  # protobuf takes a dict
         "INVALID_FIELD",
         "wait",
     ),
     "wait below zero": Bad(
-        f"{P}/CheckPayment",
+        f"{PAY}/CheckPayment",
         payment_pb2.CheckPaymentRequest(session_id=GUEST, wait={"seconds": -1}),  # type: ignore[arg-type]  # protobuf takes a dict
         "INVALID_FIELD",
         "wait",
     ),
     # --- money that is negative, absurd or of another country
     "opening below zero": Bad(
-        f"{S}/CreateSession", _create(opening_balance=usd(-1)), "INVALID_FIELD", "opening_balance"
+        f"{SESSION}/CreateSession",
+        _create(opening_balance=usd(-1)),
+        "INVALID_FIELD",
+        "opening_balance",
     ),
     "opening absurd": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         _create(opening_balance=usd(BILLION)),
         "INVALID_FIELD",
         "opening_balance.minor_units",
     ),
     "opening in nothing": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         _create(opening_balance=Money(minor_units=1)),
         "INVALID_FIELD",
         "opening_balance.currency",
     ),
     "currency in lower case": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         _create(opening_balance=Money(minor_units=1, currency="usd")),
         "INVALID_FIELD",
         "opening_balance.currency",
     ),
     "currency that is none": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         _create(opening_balance=Money(minor_units=1, currency="XQZ")),
         "INVALID_FIELD",
         "opening_balance.currency",
     ),
     "open price below zero": Bad(
-        f"{O}/AddItem",
+        f"{ORDER}/AddItem",
         add(GUEST, "special", open_price=usd(-1)),
         "INVALID_FIELD",
         "open_price.minor_units",
     ),
     "open price absurd": Bad(
-        f"{O}/AddItem",
+        f"{ORDER}/AddItem",
         add(GUEST, "special", open_price=usd(2**63 - 1)),
         "INVALID_FIELD",
         "open_price.minor_units",
     ),
     "open price beyond the balance": Bad(
-        f"{O}/AddItem",
+        f"{ORDER}/AddItem",
         add(GUEST, "special", open_price=usd(10**12), quantity=100),
         "INSUFFICIENT_FUNDS",
     ),
     "open price in euro": Bad(
-        f"{O}/AddItem",
+        f"{ORDER}/AddItem",
         add(GUEST, "special", open_price=Money(minor_units=1, currency="EUR")),
         "CURRENCY_MISMATCH",
         "open_price",
     ),
     "tip below zero": Bad(
-        f"{P}/SetTip",
+        f"{PAY}/SetTip",
         payment_pb2.SetTipRequest(session_id=GUEST, amount=usd(-1)),
         "INVALID_FIELD",
         "amount.minor_units",
     ),
     "tip absurd": Bad(
-        f"{P}/SetTip",
+        f"{PAY}/SetTip",
         payment_pb2.SetTipRequest(session_id=GUEST, amount=usd(-(2**63))),
         "INVALID_FIELD",
         "amount.minor_units",
     ),
     "tip in euro": Bad(
-        f"{P}/SetTip",
+        f"{PAY}/SetTip",
         payment_pb2.SetTipRequest(session_id=GUEST, amount=Money(minor_units=1, currency="EUR")),
         "CURRENCY_MISMATCH",
         "amount",
     ),
     "tip that is not offered": Bad(
-        f"{P}/SetTip",
+        f"{PAY}/SetTip",
         payment_pb2.SetTipRequest(session_id=GUEST, percentage=7),
         "INVALID_TIP_PERCENTAGE",
         "percentage",
     ),
     "no tip at all": Bad(
-        f"{P}/SetTip", payment_pb2.SetTipRequest(session_id=GUEST), "INVALID_FIELD", "tip"
+        f"{PAY}/SetTip", payment_pb2.SetTipRequest(session_id=GUEST), "INVALID_FIELD", "tip"
     ),
     "balance below zero": Bad(
-        f"{P}/AdjustBalance",
+        f"{PAY}/AdjustBalance",
         payment_pb2.AdjustBalanceRequest(session_id=GUEST, delta=usd(-(10**12)), reason="x"),
         "INSUFFICIENT_FUNDS",
     ),
     "balance absurd": Bad(
-        f"{P}/AdjustBalance",
+        f"{PAY}/AdjustBalance",
         payment_pb2.AdjustBalanceRequest(session_id=GUEST, delta=usd(10**12), reason="x"),
         "INVALID_FIELD",
         "delta.minor_units",
     ),
     "funds below zero": Bad(
-        f"{P}/CheckFunds",
+        f"{PAY}/CheckFunds",
         payment_pb2.CheckFundsRequest(session_id=GUEST, amount=usd(-1)),
         "INVALID_FIELD",
         "amount.minor_units",
     ),
     "refund of nothing": Bad(
-        f"{P}/RefundPayment",
+        f"{PAY}/RefundPayment",
         payment_pb2.RefundPaymentRequest(
             session_id=GUEST, payment_id="p", amount=usd(0), reason="x"
         ),
@@ -282,301 +286,308 @@ BAD: dict[str, Bad] = {
         "amount",
     ),
     "price below zero": Bad(
-        f"{M}/PutMenu",
+        f"{MENU}/PutMenu",
         _menu({"price": usd(-1)}),
         "INVALID_FIELD",
         "menu.items[4].price.minor_units",
     ),
     "price in euro": Bad(
-        f"{M}/PutMenu",
+        f"{MENU}/PutMenu",
         _menu({"price": Money(minor_units=1, currency="EUR")}),
         "INVALID_FIELD",
         "menu.items[4].price.currency",
     ),
     # --- ids that are unknown or none
     "unknown session": Bad(
-        f"{S}/GetSession", session_pb2.GetSessionRequest(session_id=NOBODY), "INVALID_SESSION"
+        f"{SESSION}/GetSession", session_pb2.GetSessionRequest(session_id=NOBODY), "INVALID_SESSION"
     ),
-    "write to an unknown session": Bad(f"{O}/AddItem", add(NOBODY), "INVALID_SESSION"),
+    "write to an unknown session": Bad(f"{ORDER}/AddItem", add(NOBODY), "INVALID_SESSION"),
     "log of an unknown session": Bad(
-        f"{S}/ListEvents", session_pb2.ListEventsRequest(session_id=NOBODY), "INVALID_SESSION"
+        f"{SESSION}/ListEvents", session_pb2.ListEventsRequest(session_id=NOBODY), "INVALID_SESSION"
     ),
     "watch of an unknown session": Bad(
-        f"{S}/WatchSession", session_pb2.WatchSessionRequest(session_id=NOBODY), "INVALID_SESSION"
+        f"{SESSION}/WatchSession",
+        session_pb2.WatchSessionRequest(session_id=NOBODY),
+        "INVALID_SESSION",
     ),
     "audit of an unknown session": Bad(
-        f"{A}/VerifyAudit", admin_pb2.VerifyAuditRequest(session_id=NOBODY), "INVALID_SESSION"
+        f"{ADMIN}/VerifyAudit", admin_pb2.VerifyAuditRequest(session_id=NOBODY), "INVALID_SESSION"
     ),
     "empty session": Bad(
-        f"{S}/GetSession", session_pb2.GetSessionRequest(), "INVALID_FIELD", "session_id"
+        f"{SESSION}/GetSession", session_pb2.GetSessionRequest(), "INVALID_FIELD", "session_id"
     ),
     "session with a slash": Bad(
-        f"{S}/GetSession",
+        f"{SESSION}/GetSession",
         session_pb2.GetSessionRequest(session_id="../etc/passwd"),
         "INVALID_FIELD",
         "session_id",
     ),
     "session with a line feed": Bad(
-        f"{S}/GetSession",
+        f"{SESSION}/GetSession",
         session_pb2.GetSessionRequest(session_id="guest\n"),
         "INVALID_FIELD",
         "session_id",
     ),
     "session too long": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         session_pb2.CreateSessionRequest(session_id="x" * 129),
         "INVALID_FIELD",
         "session_id",
     ),
     "session that is taken": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         session_pb2.CreateSessionRequest(session_id=GUEST, customer_id="c"),
         "ALREADY_EXISTS",
     ),
-    "unknown menu": Bad(f"{M}/GetMenu", menu_pb2.GetMenuRequest(menu_id=NOBODY), "MENU_NOT_FOUND"),
-    "unknown item": Bad(f"{O}/AddItem", add(GUEST, "unicorn"), "ITEM_NOT_FOUND"),
-    "item that is sold out": Bad(f"{O}/AddItem", add(GUEST, "OYSTERS"), "ITEM_SOLD_OUT"),
-    "no item": Bad(f"{O}/AddItem", add(GUEST, ""), "INVALID_FIELD", "item"),
+    "unknown menu": Bad(
+        f"{MENU}/GetMenu", menu_pb2.GetMenuRequest(menu_id=NOBODY), "MENU_NOT_FOUND"
+    ),
+    "unknown item": Bad(f"{ORDER}/AddItem", add(GUEST, "unicorn"), "ITEM_NOT_FOUND"),
+    "item that is sold out": Bad(f"{ORDER}/AddItem", add(GUEST, "OYSTERS"), "ITEM_SOLD_OUT"),
+    "no item": Bad(f"{ORDER}/AddItem", add(GUEST, ""), "INVALID_FIELD", "item"),
     "unknown modifier": Bad(
-        f"{O}/AddItem", add(GUEST, modifiers=["on fire"]), "MODIFIER_NOT_FOUND"
+        f"{ORDER}/AddItem", add(GUEST, modifiers=["on fire"]), "MODIFIER_NOT_FOUND"
     ),
     "too many modifiers": Bad(
-        f"{O}/AddItem", add(GUEST, modifiers=["double"] * 33), "INVALID_FIELD", "modifiers"
+        f"{ORDER}/AddItem", add(GUEST, modifiers=["double"] * 33), "INVALID_FIELD", "modifiers"
     ),
     "availability of an unknown item": Bad(
-        f"{M}/SetItemAvailability",
+        f"{MENU}/SetItemAvailability",
         menu_pb2.SetItemAvailabilityRequest(menu_id="default", item="unicorn"),
         "ITEM_NOT_FOUND",
     ),
     "unknown line": Bad(
-        f"{O}/RemoveItem",
+        f"{ORDER}/RemoveItem",
         order_pb2.RemoveItemRequest(session_id=GUEST, line_number=2**31 - 1),
         "LINE_NOT_FOUND",
     ),
     "unknown order": Bad(
-        f"{O}/VoidLine",
+        f"{ORDER}/VoidLine",
         order_pb2.VoidLineRequest(session_id=GUEST, order_number=77, line_number=1, reason="x"),
         "ORDER_NOT_FOUND",
     ),
     "unknown payment": Bad(
-        f"{P}/GetPayment",
+        f"{PAY}/GetPayment",
         payment_pb2.GetPaymentRequest(session_id=GUEST, payment_id=NOBODY),
         "PAYMENT_NOT_FOUND",
     ),
     "refund of an unknown payment": Bad(
-        f"{P}/RefundPayment",
+        f"{PAY}/RefundPayment",
         payment_pb2.RefundPaymentRequest(session_id=GUEST, payment_id=NOBODY, reason="x"),
         "PAYMENT_NOT_FOUND",
     ),
     "watch of an unknown payment": Bad(
-        f"{P}/WatchPayment",
+        f"{PAY}/WatchPayment",
         payment_pb2.WatchPaymentRequest(session_id=GUEST, payment_id=NOBODY),
         "PAYMENT_NOT_FOUND",
     ),
     # --- versions and request ids
     "wrong version": Bad(
-        f"{C}/RecordTurn", turn(GUEST, expected_version=99), "CONCURRENT_MODIFICATION"
+        f"{TALK}/RecordTurn", turn(GUEST, expected_version=99), "CONCURRENT_MODIFICATION"
     ),
     "wrong payment version": Bad(
-        f"{O}/AddItem", add(GUEST, expected_payment_version=99), "CONCURRENT_MODIFICATION"
+        f"{ORDER}/AddItem", add(GUEST, expected_payment_version=99), "CONCURRENT_MODIFICATION"
     ),
     "wrong reset count": Bad(
-        f"{O}/AddItem", add(GUEST, expected_reset_count=1), "CONCURRENT_MODIFICATION"
+        f"{ORDER}/AddItem", add(GUEST, expected_reset_count=1), "CONCURRENT_MODIFICATION"
     ),
     "wrong version of a menu": Bad(
-        f"{M}/PutMenu",
+        f"{MENU}/PutMenu",
         menu_pb2.PutMenuRequest(menu=menu(), expected_version=0),
         "CONCURRENT_MODIFICATION",
     ),
     "version below one": Bad(
-        f"{O}/AddItem", add(GUEST, expected_version=-1), "INVALID_FIELD", "expected_version"
+        f"{ORDER}/AddItem", add(GUEST, expected_version=-1), "INVALID_FIELD", "expected_version"
     ),
     "version that is not there yet": Bad(
-        f"{S}/GetSession",
+        f"{SESSION}/GetSession",
         session_pb2.GetSessionRequest(session_id=GUEST, at_version=2**63 - 1),
         "VERSION_OUT_OF_RANGE",
     ),
     "watch ahead of the log": Bad(
-        f"{S}/WatchSession",
+        f"{SESSION}/WatchSession",
         session_pb2.WatchSessionRequest(session_id=GUEST, after_version=2**63 - 1),
         "VERSION_OUT_OF_RANGE",
     ),
     "watch from nowhere": Bad(
-        f"{S}/WatchSession",
+        f"{SESSION}/WatchSession",
         session_pb2.WatchSessionRequest(session_id=GUEST, resume_token=b"\xff" * 64),
         "VERSION_OUT_OF_RANGE",
     ),
     "watch from two places": Bad(
-        f"{S}/WatchSession",
+        f"{SESSION}/WatchSession",
         session_pb2.WatchSessionRequest(session_id=GUEST, after_version=1, resume_token=b"x"),
         "INVALID_FIELD",
         "after_version",
     ),
     "everything from nowhere": Bad(
-        f"{S}/WatchEvents",
+        f"{SESSION}/WatchEvents",
         session_pb2.WatchEventsRequest(resume_token=b"\xff" * 64),
         "VERSION_OUT_OF_RANGE",
     ),
     "everything from two places": Bad(
-        f"{S}/WatchEvents",
+        f"{SESSION}/WatchEvents",
         session_pb2.WatchEventsRequest(resume_token=b"x", from_beginning=True),
         "INVALID_FIELD",
         "from_beginning",
     ),
     "request id too long": Bad(
-        f"{O}/AddItem", add(GUEST, request_id="x" * 129), "INVALID_FIELD", "request_id"
+        f"{ORDER}/AddItem", add(GUEST, request_id="x" * 129), "INVALID_FIELD", "request_id"
     ),
     "request id of another request": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         session_pb2.CreateSessionRequest(session_id=GUEST, request_id="taken", customer_id="c"),
         "REQUEST_ID_REUSED",
     ),
     # --- pages that nobody gave out
     "page token of noise": Bad(
-        f"{S}/ListSessions",
-        session_pb2.ListSessionsRequest(page_token="noise"),
+        f"{SESSION}/ListSessions",
+        session_pb2.ListSessionsRequest(page_token=NOISE),
         "INVALID_PAGE_TOKEN",
         "page_token",
     ),
     "page token of another alphabet": Bad(
-        f"{M}/ListMenus",
-        menu_pb2.ListMenusRequest(page_token="\u00e9\u202e"),
+        f"{MENU}/ListMenus",
+        menu_pb2.ListMenusRequest(page_token=f"\u00e9\u202e{NOISE}"),
         "INVALID_PAGE_TOKEN",
         "page_token",
     ),
     "page token too long": Bad(
-        f"{P}/ListPayments",
+        f"{PAY}/ListPayments",
         payment_pb2.ListPaymentsRequest(page_token="x" * 513),
         "INVALID_FIELD",
         "page_token",
     ),
     # --- text
     "control character in an item": Bad(
-        f"{O}/AddItem", add(GUEST, CONTROL), "INVALID_FIELD", "item"
+        f"{ORDER}/AddItem", add(GUEST, CONTROL), "INVALID_FIELD", "item"
     ),
-    "bidi override in an item": Bad(f"{O}/AddItem", add(GUEST, BIDI), "INVALID_FIELD", "item"),
+    "bidi override in an item": Bad(f"{ORDER}/AddItem", add(GUEST, BIDI), "INVALID_FIELD", "item"),
     "bidi override in a modifier": Bad(
-        f"{O}/AddItem", add(GUEST, modifiers=[BIDI]), "INVALID_FIELD", "modifiers[0]"
+        f"{ORDER}/AddItem", add(GUEST, modifiers=[BIDI]), "INVALID_FIELD", "modifiers[0]"
     ),
     "bidi override in a label": Bad(
-        f"{S}/UpdateSession", _update(labels={"table": BIDI}), "INVALID_FIELD", "labels['table']"
+        f"{SESSION}/UpdateSession",
+        _update(labels={"table": BIDI}),
+        "INVALID_FIELD",
+        "labels['table']",
     ),
     "control character in a label's key": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update(labels={"ta\x00ble": "7"}),
         "INVALID_FIELD",
         "labels['ta\\x00ble']",
     ),
     "control character in a key": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update("attributes", attributes=_struct(**{"a\x1bb": 1})),
         "INVALID_FIELD",
         "attributes",
     ),
     "joiner in an address": Bad(
-        f"{C}/RecordTurn",
+        f"{TALK}/RecordTurn",
         _inbound(channel_identifier="+49\u200d123"),
         "INVALID_FIELD",
         "inbound.channel_identifier",
     ),
     "name of a menu item with a line feed": Bad(
-        f"{M}/PutMenu", _menu({"name": "Two\nLines"}), "INVALID_FIELD", "menu.items[4].name"
+        f"{MENU}/PutMenu", _menu({"name": "Two\nLines"}), "INVALID_FIELD", "menu.items[4].name"
     ),
     "message too long": Bad(
-        f"{C}/RecordTurn", _turn(text=TOO_LONG), "INVALID_FIELD", "messages[0].text"
+        f"{TALK}/RecordTurn", _turn(text=TOO_LONG), "INVALID_FIELD", "messages[0].text"
     ),
-    "note too long": Bad(f"{O}/AddItem", add(GUEST, note=TOO_LONG), "INVALID_FIELD", "note"),
-    "33 messages": Bad(f"{C}/RecordTurn", _many_messages(33), "INVALID_FIELD", "messages"),
-    "no messages": Bad(f"{C}/RecordTurn", _many_messages(0), "INVALID_FIELD", "messages"),
+    "note too long": Bad(f"{ORDER}/AddItem", add(GUEST, note=TOO_LONG), "INVALID_FIELD", "note"),
+    "33 messages": Bad(f"{TALK}/RecordTurn", _many_messages(33), "INVALID_FIELD", "messages"),
+    "no messages": Bad(f"{TALK}/RecordTurn", _many_messages(0), "INVALID_FIELD", "messages"),
     "channel in upper case": Bad(
-        f"{C}/RecordTurn", _inbound(channel_type="SMS"), "INVALID_FIELD", "inbound.channel_type"
+        f"{TALK}/RecordTurn", _inbound(channel_type="SMS"), "INVALID_FIELD", "inbound.channel_type"
     ),
     "no reason": Bad(
-        f"{O}/VoidLine",
+        f"{ORDER}/VoidLine",
         order_pb2.VoidLineRequest(session_id=GUEST, order_number=1, line_number=1),
         "INVALID_FIELD",
         "reason",
     ),
     "no reason to write off": Bad(
-        f"{S}/CloseSession",
+        f"{SESSION}/CloseSession",
         session_pb2.CloseSessionRequest(session_id=GUEST),
         "REASON_REQUIRED",
         "reason",
     ),
     "deletion with money open": Bad(
-        f"{S}/DeleteSession",
+        f"{SESSION}/DeleteSession",
         session_pb2.DeleteSessionRequest(session_id=GUEST, reason="x"),
         "TAB_OPEN",
     ),
     # --- card numbers
-    "card in an item": Bad(f"{O}/AddItem", add(GUEST, CARD), "CARD_NUMBER_REFUSED", "item"),
-    "card in a note": Bad(f"{O}/AddItem", add(GUEST, note=CARD), "CARD_NUMBER_REFUSED", "note"),
+    "card in an item": Bad(f"{ORDER}/AddItem", add(GUEST, CARD), "CARD_NUMBER_REFUSED", "item"),
+    "card in a note": Bad(f"{ORDER}/AddItem", add(GUEST, note=CARD), "CARD_NUMBER_REFUSED", "note"),
     "card in a label": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update(labels={"pay": CARD}),
         "CARD_NUMBER_REFUSED",
         "labels['pay']",
     ),
     "card in an attribute": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update("attributes", attributes=_struct(card={"number": CARD})),
         "CARD_NUMBER_REFUSED",
         "attributes.card.number",
     ),
     "card as a number": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update("attributes", attributes=_struct(card=4111111111111111)),
         "CARD_NUMBER_REFUSED",
         "attributes.card",
     ),
     "card in a list": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         _create(attributes=_struct(cards=["x", CARD])),
         "CARD_NUMBER_REFUSED",
         "attributes.cards[1]",
     ),
     "card as a session": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         session_pb2.CreateSessionRequest(session_id="4111111111111111"),
         "CARD_NUMBER_REFUSED",
         "session_id",
     ),
     "card as a customer": Bad(
-        f"{S}/CreateSession",
+        f"{SESSION}/CreateSession",
         _create(customer_id="4111-1111-1111-1111"),
         "CARD_NUMBER_REFUSED",
         "customer_id",
     ),
     "card in a reason": Bad(
-        f"{S}/CloseSession",
+        f"{SESSION}/CloseSession",
         session_pb2.CloseSessionRequest(session_id=GUEST, reason=f"paid with {CARD}"),
         "CARD_NUMBER_REFUSED",
         "reason",
     ),
     "card in a context": Bad(
-        f"{C}/UpdateContext",
+        f"{TALK}/UpdateContext",
         conversation_pb2.UpdateContextRequest(session_id=GUEST, entities=_struct(card=CARD)),
         "CARD_NUMBER_REFUSED",
         "entities.card",
     ),
     "card as a speaker": Bad(
-        f"{C}/RecordTurn", _turn(name=CARD), "CARD_NUMBER_REFUSED", "messages[0].name"
+        f"{TALK}/RecordTurn", _turn(name=CARD), "CARD_NUMBER_REFUSED", "messages[0].name"
     ),
     # --- structures
     "huge attributes": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update("attributes", attributes=_struct(x=TOO_LONG)),
         "INVALID_FIELD",
         "attributes",
     ),
     "huge context": Bad(
-        f"{C}/UpdateContext",
+        f"{TALK}/UpdateContext",
         conversation_pb2.UpdateContextRequest(session_id=GUEST, entities=_struct(x=TOO_LONG)),
         "INVALID_FIELD",
         "entities",
     ),
     "too many entities": Bad(
-        f"{C}/UpdateContext",
+        f"{TALK}/UpdateContext",
         conversation_pb2.UpdateContextRequest(
             session_id=GUEST, entities=_struct(**{f"e{at}": 1 for at in range(65)})
         ),
@@ -584,48 +595,52 @@ BAD: dict[str, Bad] = {
         "entities",
     ),
     "no number": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update("attributes", attributes=_struct(x=float("nan"))),
         "INVALID_FIELD",
         "attributes.x",
     ),
     "33 labels": Bad(
-        f"{S}/UpdateSession",
+        f"{SESSION}/UpdateSession",
         _update(labels={f"k{at}": "v" for at in range(33)}),
         "INVALID_FIELD",
         "labels",
     ),
-    "nothing to update": Bad(f"{S}/UpdateSession", _update(""), "INVALID_FIELD", "update_mask"),
-    "path that cannot be updated": Bad(
-        f"{S}/UpdateSession", _update("payment.balance"), "INVALID_FIELD", "update_mask"
+    "nothing to update": Bad(
+        f"{SESSION}/UpdateSession", _update(""), "INVALID_FIELD", "update_mask"
     ),
-    "menu without a name": Bad(f"{M}/PutMenu", menu_pb2.PutMenuRequest(), "INVALID_FIELD", "menu"),
+    "path that cannot be updated": Bad(
+        f"{SESSION}/UpdateSession", _update("payment.balance"), "INVALID_FIELD", "update_mask"
+    ),
+    "menu without a name": Bad(
+        f"{MENU}/PutMenu", menu_pb2.PutMenuRequest(), "INVALID_FIELD", "menu"
+    ),
     # --- enums
-    "unknown role": Bad(f"{C}/RecordTurn", _turn(role=99), "INVALID_FIELD", "messages[0].role"),
-    "no role": Bad(f"{C}/RecordTurn", _turn(role=0), "INVALID_FIELD", "messages[0].role"),
+    "unknown role": Bad(f"{TALK}/RecordTurn", _turn(role=99), "INVALID_FIELD", "messages[0].role"),
+    "no role": Bad(f"{TALK}/RecordTurn", _turn(role=0), "INVALID_FIELD", "messages[0].role"),
     "unknown policy": Bad(
-        f"{S}/CreateSession", _create(balance_policy=42), "INVALID_FIELD", "balance_policy"
+        f"{SESSION}/CreateSession", _create(balance_policy=42), "INVALID_FIELD", "balance_policy"
     ),
     "unknown mode": Bad(
-        f"{S}/WatchSession",
+        f"{SESSION}/WatchSession",
         session_pb2.WatchSessionRequest(session_id=GUEST, mode=-1),  # type: ignore[arg-type]  # no such mode
         "INVALID_FIELD",
         "mode",
     ),
     "unknown status": Bad(
-        f"{S}/ListSessions",
+        f"{SESSION}/ListSessions",
         session_pb2.ListSessionsRequest(statuses=[99]),  # type: ignore[list-item]  # no such status
         "INVALID_FIELD",
         "statuses[0]",
     ),
     "unknown method": Bad(
-        f"{P}/CompletePayment",
+        f"{PAY}/CompletePayment",
         payment_pb2.CompletePaymentRequest(session_id=GUEST, method=99, reason="x"),  # type: ignore[arg-type]  # no such method
         "INVALID_FIELD",
         "method",
     ),
     "provider's method by hand": Bad(
-        f"{P}/CompletePayment",
+        f"{PAY}/CompletePayment",
         payment_pb2.CompletePaymentRequest(
             session_id=GUEST, method=state_pb2.PAYMENT_METHOD_PROVIDER, reason="x"
         ),
@@ -633,23 +648,23 @@ BAD: dict[str, Bad] = {
         "method",
     ),
     "unknown change": Bad(
-        f"{S}/ListEvents",
+        f"{SESSION}/ListEvents",
         session_pb2.ListEventsRequest(session_id=GUEST, changes=["session_created", "rained"]),
         "INVALID_FIELD",
         "changes[1]",
     ),
     "unknown change to watch": Bad(
-        f"{S}/WatchEvents",
+        f"{SESSION}/WatchEvents",
         session_pb2.WatchEventsRequest(changes=["rained"]),
         "INVALID_FIELD",
         "changes",
     ),
     # --- paths on the server's machine
     "backup elsewhere": Bad(
-        f"{A}/Backup", admin_pb2.BackupRequest(path="../elsewhere.db"), "INVALID_FIELD", "path"
+        f"{ADMIN}/Backup", admin_pb2.BackupRequest(path="../elsewhere.db"), "INVALID_FIELD", "path"
     ),
     "backup at the root": Bad(
-        f"{A}/Backup", admin_pb2.BackupRequest(path="/tmp/elsewhere.db"), "INVALID_FIELD", "path"
+        f"{ADMIN}/Backup", admin_pb2.BackupRequest(path="/elsewhere.db"), "INVALID_FIELD", "path"
     ),
 }
 
@@ -860,7 +875,7 @@ async def test_no_menu_for_the_session(house: House) -> None:
 
 async def test_an_unknown_rpc(house: House) -> None:
     """What is not in the contract is UNIMPLEMENTED."""
-    call = house.wire.channel.unary_unary("/maitred.v1.OrderService/DrinkEverything")
+    call: Any = house.wire.channel.unary_unary("/maitred.v1.OrderService/DrinkEverything")
     with pytest.raises(Exception, match="UNIMPLEMENTED"):
         await call(b"")
 
@@ -868,16 +883,10 @@ async def test_an_unknown_rpc(house: House) -> None:
 def test_every_refusal_is_of_the_table() -> None:
     """The contract names a status for every reason that is expected here."""
     assert not {bad.reason for bad in BAD.values()} - set(STATUS_OF)
-    assert sys.getrecursionlimit() >= 1000
 
 
 async def test_the_tokens_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No token and a wrong one are UNAUTHENTICATED, one that may not is told what it lacks."""
-    from tests.support.wire import wired
-
-    from maitred.server.app.auth import add_token
-    from maitred.v1.common_pb2 import Role
-
     path = tmp_path_factory.mktemp("tokens") / "tokens"
     agent = add_token(path, "agent", Role.ROLE_AGENT)
     staff = add_token(path, "staff", Role.ROLE_STAFF)
@@ -889,7 +898,7 @@ async def test_the_tokens_of_nobody(tmp_path_factory: pytest.TempPathFactory) ->
         for token in ("", "nonsense", agent[:-1], agent + "x", "x" * 5000):
             failure = await wire.fails("OrderService/AddItem", add(GUEST), token=token)
             assert (failure.status, failure.reason) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
-        malformed = await wire.fails("OrderService/AddItem", b"\xff\xff", token="nonsense")
+        malformed = await wire.fails("OrderService/AddItem", b"\xff\xff", token=NOISE)
         too_low = await wire.fails("OrderService/VoidLine", void, token=agent)
         open_price = await wire.fails(
             "OrderService/AddItem", add(GUEST, "special", open_price=usd(1)), token=agent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from tests.support.wire import Wire, wired
 from maitred.server.engine.refs import session_ref
 from maitred.v1 import admin_pb2, session_pb2
 
+GIVEN_UP = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
 ADD, TURN = "OrderService/AddItem", "ConversationService/RecordTurn"
 
 
@@ -46,33 +48,35 @@ def any_write(chance: random.Random, guest: str, request_id: str) -> tuple[str, 
 async def give_up(wire: Wire, chance: random.Random, rpc: str, request: Any) -> Any:
     """Make a call and give it up at some point; answers the reply if that came first."""
     if chance.random() < 0.5:
-        call = wire.call(rpc, request, timeout=chance.random() * 0.005)
+        # Often too short to arrive, sometimes long enough to be answered.
+        call = wire.call(rpc, request, timeout=chance.choice((0.005, 0.02, 0.2)) * chance.random())
     else:
         call = wire.call(rpc, request)
         for _ in range(chance.randrange(30)):
             await asyncio.sleep(0)
         if chance.random() < 0.5:
-            await asyncio.wait([asyncio.ensure_future(call.code())], timeout=chance.random() / 200)
+            await asyncio.wait([asyncio.ensure_future(call.code())], timeout=chance.random() / 20)
         call.cancel()
     try:
         return await call
     except asyncio.CancelledError:
         return None
     except grpc.aio.AioRpcError as error:
-        assert error.code() in {
-            grpc.StatusCode.CANCELLED,
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-        }, error
+        if error.code() not in GIVEN_UP:
+            raise
         return None
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_storm_of_cancelled_calls_leaves_whole_changes_only(bar: Bar, seed: int) -> None:
-    """Calls given up at random points, then sent again: each has one effect, and all are watched."""
+    """Calls given up at random points and sent again have one effect each, and all are watched."""
     wire, engine = bar.wire, bar.server.engine
     guests = [await new_guest(wire, balance=10_000_000) for _ in range(4)]
     watches = [asyncio.create_task(follow(wire, guest)) for guest in guests]
-    per_task, tasks = 8, 6
+    per_task, tasks = 12, 6
+
+    ends: Counter[tuple[bool, bool]] = Counter()
+    """By whether it was answered, and whether it had happened when it was sent again."""
 
     async def storm(guest: str, number: int) -> None:
         chance = random.Random(f"{seed}/{number}/{guests.index(guest)}")
@@ -80,6 +84,7 @@ async def test_a_storm_of_cancelled_calls_leaves_whole_changes_only(bar: Bar, se
             rpc, request = any_write(chance, guest, f"{number}-{at}")
             first = await give_up(wire, chance, rpc, request)
             again = await wire(rpc, request)
+            ends[first is not None, again.replayed] += 1
             if first is not None:
                 assert again.replayed
                 assert again.event == first.event
@@ -102,6 +107,9 @@ async def test_a_storm_of_cancelled_calls_leaves_whole_changes_only(bar: Bar, se
         assert audit.valid, audit
         assert found.version == wanted
         assert versions == list(range(versions[0], wanted + 1))
+    assert ends[False, True] + ends[False, False], ends
+    assert ends[True, True] + ends[False, True], ends
+    assert not ends[True, False], ends
     assert not any(engine.locks.held(session_ref(guest)) for guest in guests)
     assert engine.committer.in_flight == 0
 

@@ -64,6 +64,9 @@ class Proxy:
         # An aborted transport closes its socket in the next turn of the loop.
         await asyncio.sleep(0)
 
+    def _is_closed(self) -> bool:
+        return self.refuse
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -83,7 +86,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        if self.refuse:
+        if self._is_closed():
             # The proxy was closed while this connection was being made.
             writer.transport.abort()
             far_writer.transport.abort()

@@ -26,6 +26,7 @@ from maitred.server.app import errors as wire
 from maitred.server.app import validation
 from maitred.server.app.auth import Authenticator
 from maitred.server.app.methods import Method, describe, find
+from maitred.server.app.overtime import Overtime
 from maitred.server.engine.call import Actor, Call
 from maitred.server.errors import (
     DeadlineExceeded,
@@ -73,6 +74,7 @@ class GrpcAdapter:
         self._authenticator = authenticator
         self._validate = validate
         self._unary_timeout_s = unary_timeout_s
+        self._overtime = Overtime(unary_timeout_s) if unary_timeout_s else None
         self._log_calls = log_calls
         self._trace_prefix = secrets.token_hex(6)
         self._trace_numbers = itertools.count(1)
@@ -111,7 +113,7 @@ class GrpcAdapter:
 
     # --- one call ------------------------------------------------------------------------------
 
-    def _begin(self, method: Method, context: Context, timeout_s: float) -> Call:
+    def _begin(self, method: Method, context: Context, limit_s: float = 0) -> Call:
         """Establish who calls and until when.
 
         Raises: DeadlineExceeded, Unauthenticated, PermissionDenied.
@@ -122,8 +124,8 @@ class GrpcAdapter:
             if remaining <= 0:
                 raise DeadlineExceeded("the deadline passed before the call was taken up")
             deadline = time.monotonic() + remaining
-        elif timeout_s:
-            deadline = time.monotonic() + timeout_s
+        elif limit_s:
+            deadline = time.monotonic() + limit_s
         metadata = context.invocation_metadata()
         actor = self._authenticator.authenticate(metadata)
         call = Call(actor, method.name, deadline, self._trace_id(metadata))
@@ -159,7 +161,7 @@ class GrpcAdapter:
     def _unary(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         handler: Unary = method.handler
         filters = method.filters
-        timeout_s = self._unary_timeout_s
+        limit_s, overtime = self._unary_timeout_s, self._overtime
         observe = metrics.CALL_SECONDS.labels(method.name).observe
         ok = method.finished["OK"]
         clock = time.perf_counter
@@ -167,12 +169,12 @@ class GrpcAdapter:
         async def unary(raw: bytes, context: Context) -> bytes:
             started = clock()
             try:
-                call = self._begin(method, context, timeout_s)
+                call = self._begin(method, context, limit_s)
                 request = self._decode(method, raw, call.actor)
-                if timeout_s and context.time_remaining() is None:
-                    response = await _within(timeout_s, handler(request, call))
-                else:
+                if overtime is None or context.time_remaining() is not None:
                     response = await handler(request, call)
+                else:
+                    response = await overtime.bound(handler(request, call))
                 data = response if type(response) is bytes else _serialise(response)
                 hide = filters.get(call.actor.role)
                 if hide is not None:
@@ -202,7 +204,7 @@ class GrpcAdapter:
             is_open.inc()
             started = False
             try:
-                call = self._begin(method, context, 0)
+                call = self._begin(method, context)
                 request = self._decode(method, raw, call.actor)
                 hide = method.filters.get(call.actor.role)
                 recheck_at = time.monotonic() + _RECHECK_S
@@ -319,21 +321,3 @@ def _is_cancelling() -> bool:
 
 def _serialise(message: bytes | Message) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
-
-
-async def _within(timeout_s: float, work: Awaitable[bytes | Message]) -> bytes | Message:
-    """Bound a call that has no deadline of its own.
-
-    Raises: DeadlineExceeded.
-    """
-    bound = asyncio.timeout(timeout_s)
-    try:
-        async with bound:
-            return await work
-    except TimeoutError:
-        if not bound.expired():
-            raise
-        raise DeadlineExceeded(
-            "the call took longer than this server allows; its outcome is unknown, "
-            "so retry with the same request_id"
-        ) from None

@@ -75,7 +75,7 @@ def add_item(
     change = LineAdded(
         line=line,
         order_number=number,
-        order_total=money(_total(session.order.lines) + price, tab.currency),
+        order_total=money(session.order.total.minor_units + price, tab.currency),
         payment=tab.state(superseded),
         ledger=tab.ledger,
         superseded=superseded,
@@ -100,7 +100,7 @@ def remove_item(session: Session, request: RemoveItemRequest) -> Event:
     change = LineRemoved(
         line_number=line.line_number,
         quantity=quantity,
-        order_total=money(_total(session.order.lines) - price, tab.currency),
+        order_total=money(session.order.total.minor_units - price, tab.currency),
         payment=tab.state(superseded),
         ledger=tab.ledger,
         superseded=superseded,

@@ -6,7 +6,7 @@ messages that their event carries, so that the ledger always explains the balanc
 
 from __future__ import annotations
 
-from maitred.server.domain.money import money, percentage_of, require_currency
+from maitred.server.domain.money import percentage_of, require_currency
 from maitred.server.errors import InsufficientFunds
 from maitred.v1.common_pb2 import Money
 from maitred.v1.state_pb2 import (
@@ -46,6 +46,7 @@ class Tab:
     """The numbers of one session while a command works on them; all in minor units."""
 
     __slots__ = (
+        "_before",
         "balance",
         "credit",
         "currency",
@@ -60,7 +61,7 @@ class Tab:
     )
 
     def __init__(self, session: Session) -> None:
-        state = session.payment
+        state = self._before = session.payment
         self.currency = state.balance.currency
         self.balance = state.balance.minor_units
         self.tab = state.tab_total.minor_units
@@ -176,18 +177,23 @@ class Tab:
     ) -> PaymentState:
         """Build the message after the change; `payment` is the newest payment after it."""
         newest = payment if payment is not None else self.payment
-        state = PaymentState(
-            balance=money(self.balance, self.currency),
-            tab_total=money(self.tab, self.currency),
-            tip_amount=money(self.tip, self.currency),
-            total=money(self.total, self.currency),
-            credit=money(self.credit, self.currency),
-            status=self._status(newest),
-            version=self.version + 1,
-        )
+        state = PaymentState()
+        # Copied and then corrected: building every amount anew takes three times as long.
+        state.CopyFrom(self._before)
+        state.balance.minor_units = self.balance
+        state.tab_total.minor_units = self.tab
+        state.tip_amount.minor_units = self.tip
+        state.total.minor_units = self.total
+        state.credit.minor_units = self.credit
+        state.status = self._status(newest)
+        state.version = self.version + 1
+        state.ClearField("tip_percentage")
         if self.tip_percentage is not None:
             state.tip_percentage = self.tip_percentage
-        if newest is not None:
+        if newest is None:
+            state.ClearField("payment_id")
+            state.ClearField("needs_reconciliation")
+        else:
             state.payment_id = newest.payment_id
             state.needs_reconciliation = (
                 newest.status == PAYMENT_STATUS_OUTCOME_UNKNOWN

@@ -24,6 +24,24 @@ KEEPS_EXPIRY = frozenset(
 """Changes that do not count as a sign of life."""
 
 
+UNLISTED = frozenset(
+    {
+        "turn_recorded",
+        "context_updated",
+        "phase_reset",
+        "line_added",
+        "line_removed",
+        "order_cleared",
+        "order_placed",
+        "line_voided",
+        "balance_adjusted",
+        "tip_set",
+        "session_extended",
+    }
+)
+"""Changes that touch no column that listings filter on."""
+
+
 class Aggregate(NamedTuple):
     """The rules of one kind, as data."""
 

@@ -7,6 +7,8 @@ import time
 import uuid
 from typing import Protocol
 
+POOL_BYTES = 4096
+
 
 class Clock(Protocol):
     """Where stored times come from: UTC, in nanoseconds since 1970."""
@@ -53,15 +55,21 @@ class RandomIds:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._pool = b""
 
     def new_id(self) -> str:
         """Make a UUIDv7."""
         milliseconds = self._clock.now_ns() // 1_000_000
-        value = (milliseconds & ((1 << 48) - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
+        value = (milliseconds & ((1 << 48) - 1)) << 80 | int.from_bytes(
+            self.random_bytes(10), "big"
+        )
         value = value & ~(0xF << 76) | 0x7 << 76
         value = value & ~(0x3 << 62) | 0x2 << 62
         return str(uuid.UUID(int=value))
 
     def random_bytes(self, count: int) -> bytes:
-        """Read the machine's random source."""
-        return os.urandom(count)
+        """Read the machine's random source, a page at a time: asking the kernel is what costs."""
+        if count > len(self._pool):
+            self._pool = os.urandom(max(count, POOL_BYTES))
+        taken, self._pool = self._pool[:count], self._pool[count:]
+        return taken

@@ -55,6 +55,8 @@ class Result(NamedTuple):
     event: bytes
     """The event, serialised with its personal fields; empty where nothing changed."""
     replayed: bool
+    message: Event | None = None
+    """The event itself, where it was made just now; never to be changed."""
 
     def reply(self, extras: Message | None = None) -> bytes:
         """Serialise `{state = 1; event = 2; replayed = 3}` plus the fields set in `extras`.
@@ -71,7 +73,9 @@ class Result(NamedTuple):
         return b"".join(parts)
 
     def parsed_event(self) -> Event | None:
-        """Parse the event; None where nothing changed."""
+        """The event as a message; None where nothing changed."""
+        if self.message is not None:
+            return self.message
         return Event.FromString(self.event) if self.event else None
 
 

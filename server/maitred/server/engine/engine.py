@@ -17,7 +17,7 @@ from maitred.server.config import Settings
 from maitred.server.domain import sessions
 from maitred.server.domain.evolve import EVENT_SCHEMA
 from maitred.server.engine import audit, eventlog, identity, projections
-from maitred.server.engine.aggregates import NS, Aggregate, aggregates
+from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate, aggregates
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.clock import Clock, Ids, RandomIds, SystemClock
@@ -339,7 +339,8 @@ class Engine:
         chain = eventlog.chain_next(
             eventlog.chain_start(ref) if head is None else head.chain, encoded.facts
         )
-        index = kind.index_of(state)
+        listed = head is None or change not in UNLISTED
+        index = kind.index_of(state) if listed or head is None else head.index
         claims = command.claims(event) if command is not None and command.claims else ()
         append = Append(
             ref,

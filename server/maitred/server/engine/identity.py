@@ -39,12 +39,20 @@ def digest_request_id(request_id: str) -> bytes:
 
 def fingerprint(rpc: str, request: Message) -> bytes:
     """Digest the rpc and the request without its id and preconditions."""
-    content = type(request)()
-    content.CopyFrom(request)
-    for name in _fields(request.DESCRIPTOR):
-        content.ClearField(name)
+    content = request
+    given = [name for name in _fields(request.DESCRIPTOR) if _is_given(request, name)]
+    if given:
+        content = type(request)()
+        content.CopyFrom(request)
+        for name in given:
+            content.ClearField(name)
     serialised = content.SerializeToString(deterministic=True)
     return hashlib.blake2b(rpc.encode() + serialised, digest_size=FINGERPRINT_BYTES).digest()
+
+
+def _is_given(request: Message, name: str) -> bool:
+    # A request id has no presence of its own: it is a plain string.
+    return bool(request.request_id) if name == "request_id" else request.HasField(name)  # type: ignore[attr-defined]
 
 
 def check_preconditions(request: Message, head: Head | None) -> None:
