@@ -41,9 +41,9 @@ class Series:
     """Rounds of one kind of call on one server."""
 
     cpu_us: list[float] = field(default_factory=list)
-    """The server's processor time for each call that counts."""
+    """The server's processor time for each call."""
     rate: list[float] = field(default_factory=list)
-    """Calls that count, a second."""
+    """Calls a second, of every kind in the round."""
     generator_cpu_us: list[float] = field(default_factory=list)
     p50_us: list[float] = field(default_factory=list)
     p99_us: list[float] = field(default_factory=list)
@@ -53,8 +53,8 @@ class Series:
     def add(self, report: Report, cpu_s: float, name: str) -> None:
         """Take in a round."""
         tally = report.names[name]
-        self.cpu_us.append(cpu_s / tally.count * 1e6)
-        self.rate.append(tally.count / report.elapsed_s)
+        self.cpu_us.append(cpu_s / report.calls * 1e6)
+        self.rate.append(report.calls / report.elapsed_s)
         self.generator_cpu_us.append(report.generator_cpu_s / report.calls * 1e6)
         self.p50_us.append(tally.p50_us)
         self.p99_us.append(tally.p99_us)

@@ -43,6 +43,7 @@ _RANDOM = re.compile(
     r"|(?=\d*[a-fA-F])[0-9a-fA-F]{20,})(?![0-9A-Za-z])"
 )
 """UUIDs and digests in hex: their digits pass for a card now and then, and nobody writes one so."""
+_SHORTEST_CARD = 13
 _SHORTEST_IN_IDENTIFIERS = 14
 """A phone number of 13 digits, which is a common identifier, passes for an obsolete card."""
 
@@ -241,13 +242,15 @@ def _card(field: str) -> CardNumberRefused:
 def _cards(text: str) -> list[tuple[int, int]]:
     """Find the card numbers of a text, as ranges of it, first ones first."""
     found: list[tuple[int, int]] = []
+    if len(text) < _SHORTEST_CARD:
+        return found
     for run in _DIGITS.finditer(text):
         at = [i for i in range(run.start(), run.end()) if text[i].isdecimal()]
         if len(at) <= _LONGEST_PHONE and text[run.start() - 1 : run.start()] == "+":
             continue
         digits = "".join(str(unicodedata.decimal(text[i])) for i in at)
         first = 0
-        while first + 13 <= len(at):
+        while first + _SHORTEST_CARD <= len(at):
             length = _card_length(digits, at, first)
             if length:
                 found.append((at[first], at[first + length - 1] + 1))

@@ -1,8 +1,7 @@
 """A batch of commits as one transaction: decide every outcome, then write, then COMMIT once.
 
-Plain appends (one update, nothing else) are written with a few statements for all of them, on the
-assumption that nothing stands against any; everything else is decided and written one after the
-other behind them. Where something does stand against one, the batch begins again, one by one.
+Plain appends (one update, nothing else) are decided with a few statements for all of them and
+written with two; everything else is decided and written one after the other behind them.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from maitred.server.stores.sqlite.decide import (
     encode_labels,
     find,
     is_applied,
+    other_outcome,
     refusal,
     replay,
 )
-from maitred.server.stores.sqlite.plain import append_all, is_plain
 from maitred.server.stores.sqlite.sql import SQL
 
 if TYPE_CHECKING:
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Answer = Outcome | StoreError
+
+_CHUNKS = (64, 16, 4, 1)
+"""Sizes of the lookup statement: few enough to stay prepared, and no padding is needed."""
 
 
 def run_batch(
@@ -44,33 +46,15 @@ def run_batch(
     cursor = connection.cursor()
     answers: list[Answer] = [COMMITTED] * len(commits)
     try:
-        unopposed = _apply_together(cursor, commits, answers, now_ns)
+        rest = _apply_plain(cursor, commits, answers)
+        for position in rest:
+            answers[position] = apply_one(cursor, commits[position], now_ns)
     except (*REFUSALS, RowsDisagree):
-        unopposed = False
-    if not unopposed:
         # Not a savepoint around the whole: SQLite would copy every page that the batch touches.
         connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
         _apply_each(connection, commits, answers, now_ns)
     return answers
-
-
-def _apply_together(
-    cursor: sqlite3.Cursor, commits: Sequence[Commit], answers: list[Answer], now_ns: int
-) -> bool:
-    """Apply the plain appends at once, then the others; False where a plain one is opposed."""
-    plain: list[Append] = []
-    others: list[int] = []
-    for position, commit in enumerate(commits):
-        if is_plain(commit):
-            plain.append(commit.appends[0])
-        else:
-            others.append(position)
-    if plain and not append_all(cursor, plain):
-        return False
-    for position in others:
-        answers[position] = apply_one(cursor, commits[position], now_ns)
-    return True
 
 
 def _apply_each(
@@ -86,6 +70,86 @@ def _apply_each(
             connection.execute("ROLLBACK TO one")
             answers[position] = refusal(error)
         connection.execute("RELEASE one")
+
+
+def _apply_plain(
+    cursor: sqlite3.Cursor, commits: Sequence[Commit], answers: list[Answer]
+) -> list[int]:
+    """Apply the plain appends; answer the positions of all other commits, in order."""
+    plain: list[tuple[int, Append]] = []
+    rest: list[int] = []
+    seen: set[Ref] = set()
+    for position, (appends, claims, releases, rows) in enumerate(commits):
+        append = appends[0] if len(appends) == 1 else None
+        if (
+            append is None
+            or append.base < 1
+            or append.index is not None
+            or claims
+            or releases
+            or rows
+            or append.ref in seen
+        ):
+            rest.append(position)
+            seen.update(other.ref for other in appends)
+        else:
+            plain.append((position, append))
+            seen.add(append.ref)
+    if not plain:
+        return rest
+
+    heads: list[tuple[Any, ...]] = []
+    events: list[tuple[Any, ...]] = []
+    alarms: list[tuple[int, int]] = []
+    found: set[int] = set()
+    for place, aggregate, version, tombstone, wake, armed, request_version in _find_many(
+        cursor, plain
+    ):
+        position, append = plain[place]
+        if version != append.base or tombstone or request_version is not None:
+            continue
+        found.add(place)
+        (_, base, commit_id, request_id, fingerprint, time_ns, change) = append[:7]
+        (facts, personal, chain, body, _, wake_at_ns) = append[7:]
+        following = base + 1
+        heads.append((following, commit_id, time_ns, wake_at_ns, chain, body, aggregate, base))
+        events.append(
+            (aggregate, following, time_ns, change, request_id, fingerprint, facts, personal, chain)
+        )
+        if wake_at_ns != wake and needs_alarm(wake_at_ns, armed):
+            alarms.append((wake_at_ns, aggregate))
+    if len(found) != len(plain):
+        for place, (position, append) in enumerate(plain):
+            if place not in found:
+                head = find(cursor, append)
+                answers[position] = other_outcome(cursor, append, head)
+    if heads:
+        _change_rows(cursor, "append_head", heads)
+        _change_rows(cursor, "append_event", events)
+    if alarms:
+        _change_rows(cursor, "arm", alarms)
+    return rest
+
+
+def _find_many(cursor: sqlite3.Cursor, plain: list[tuple[int, Append]]) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = []
+    start = 0
+    total = len(plain)
+    for size in _CHUNKS:
+        while total - start >= size:
+            parameters: list[Any] = []
+            for place in range(start, start + size):
+                append = plain[place][1]
+                (kind, name) = append.ref
+                parameters += (place, kind, name, append.request_id)
+            found += cursor.execute(_FIND_MANY[size], parameters).fetchall()
+            start += size
+    return found
+
+
+_FIND_MANY = {
+    size: SQL["find_many"].format(values=", ".join(["(?, ?, ?, ?)"] * size)) for size in _CHUNKS
+}
 
 
 def _change_rows(cursor: sqlite3.Cursor, name: str, rows: list[tuple[Any, ...]]) -> None:

@@ -14,6 +14,7 @@ from maitred.server.stores.base import (
     Committed,
     Conflict,
     CorruptData,
+    Outcome,
     Replayed,
     StoreError,
 )
@@ -68,6 +69,13 @@ def find(cursor: sqlite3.Cursor, append: Append) -> Found | None:
     """Read the head of an append's aggregate and the event of its request."""
     row = cursor.execute(SQL["find_one"], (*append.ref, append.request_id)).fetchone()
     return None if row is None else Found._make(row)
+
+
+def other_outcome(cursor: sqlite3.Cursor, append: Append, head: Found | None) -> Outcome:
+    """Return the outcome of an append that cannot be written."""
+    if head is not None and is_applied(cursor, append, head):
+        return COMMITTED
+    return replay(append, head) or conflict(append, head) or COMMITTED
 
 
 def is_applied(cursor: sqlite3.Cursor, append: Append, head: Found) -> bool:

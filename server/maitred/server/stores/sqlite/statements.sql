@@ -8,41 +8,20 @@ FROM aggregates a
 LEFT JOIN events e ON e.aggregate = a.aggregate AND e.request_id = ?3 AND ?3 IS NOT NULL
 WHERE a.kind = ?1 AND a.id = ?2
 
+-- name: find_many
+-- The same for several; {values} is a list of (number, kind, id, request).
+WITH asked (n, kind, id, request) AS (VALUES {values})
+SELECT n, a.aggregate, a.version, a.tombstone, a.wake_at_ns, a.armed_ns, e.version
+FROM asked
+JOIN aggregates a ON a.kind = asked.kind AND a.id = asked.id
+LEFT JOIN events e
+    ON e.aggregate = a.aggregate AND e.request_id = asked.request AND asked.request IS NOT NULL
+
 -- name: append_head
--- Move a head, only from its base.
+-- Move a head whose wake time needs no earlier alarm and whose index is as it was: the hot path.
 UPDATE aggregates
 SET version = ?, commit_id = ?, time_ns = ?, wake_at_ns = ?, chain = ?, body = ?
 WHERE aggregate = ? AND version = ? AND tombstone = 0
-
--- name: append_heads
--- The same for several at once; {values} is a list of
--- (kind, id, base, commit, time, wake, chain, body).
-WITH asked (kind, id, base, commit_id, time_ns, wake_at_ns, chain, body) AS (VALUES {values})
-UPDATE aggregates
-SET version = asked.base + 1, commit_id = asked.commit_id, time_ns = asked.time_ns,
-    wake_at_ns = asked.wake_at_ns, chain = asked.chain, body = asked.body
-FROM asked
-WHERE aggregates.kind = asked.kind AND aggregates.id = asked.id
-    AND aggregates.version = asked.base AND aggregates.tombstone = 0
-
--- name: append_events
--- Add several to the log at once; {values} is a list of
--- (kind, id, version, time, change, request, fingerprint, facts, personal, chain).
-WITH asked (kind, id, version, time_ns, change, request_id, fingerprint, facts, personal, chain)
-    AS (VALUES {values})
-INSERT INTO events (aggregate, version, time_ns, change, request_id, fingerprint, facts, personal,
-                    chain)
-SELECT a.aggregate, asked.version, asked.time_ns, asked.change, asked.request_id,
-       asked.fingerprint, asked.facts, asked.personal, asked.chain
-FROM asked JOIN aggregates a ON a.kind = asked.kind AND a.id = asked.id
-
--- name: arm_earlier
--- Let the sweeper look at several in time; {values} is a list of (kind, id, wake).
-WITH asked (kind, id, wake_at_ns) AS (VALUES {values})
-UPDATE aggregates SET armed_ns = asked.wake_at_ns
-FROM asked
-WHERE aggregates.kind = asked.kind AND aggregates.id = asked.id
-    AND (aggregates.armed_ns IS NULL OR aggregates.armed_ns > asked.wake_at_ns)
 
 -- name: arm
 -- Let the sweeper look at an aggregate at this time.
