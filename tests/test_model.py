@@ -130,7 +130,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert outcome.HasField("event") == (self.model.version > before)
             if outcome.HasField("event"):
                 assert before < outcome.event.version <= self.model.version
-                self.answered.append((rpc, request, outcome.event.SerializeToString()))
+                self.answered.append((rpc, request, _bytes_of(outcome.event)))
         self._learn()
 
     def _learn(self) -> None:
@@ -434,7 +434,7 @@ class SessionMachine(RuleBasedStateMachine):
 
         assert not isinstance(reply, Failure), reply
         assert reply.replayed
-        assert reply.event.SerializeToString() == event
+        assert _bytes_of(reply.event) == event
         assert reply.session.version == self.model.version
 
     @rule(data=st.data(), which=st.sampled_from(["nonsense", "used id", "wrong version"]))
@@ -515,14 +515,14 @@ class SessionMachine(RuleBasedStateMachine):
         require_ledger(session)
         assert audit.valid, audit
         assert audit.events == session.version
-        body = session.SerializeToString(deterministic=True)
+        body = _bytes_of(session)
         assert self.seen.setdefault(session.version, body) == body
         version = sorted(self.seen)[self.requests * 7919 % len(self.seen)]
         past = self.call(
             "SessionService/GetSession",
             session_pb2.GetSessionRequest(session_id=self.id, at_version=version),
         ).session
-        assert past.SerializeToString(deterministic=True) == self.seen[version]
+        assert _bytes_of(past) == self.seen[version]
 
     def teardown(self) -> None:
         """Look a last time."""
@@ -543,6 +543,10 @@ class SessionMachine(RuleBasedStateMachine):
         )
         first = list(watched.events.events)
         assert first == list(listed.events)[: len(first)]
+
+
+def _bytes_of(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
 
 
 def _expecting(session_id: str, which: str, value: int) -> Message:
@@ -652,6 +656,8 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     house.close()
 
 
+# A failure is made smaller before it is shown, which takes its time.
+@pytest.mark.timeout(600)
 def test_the_server_is_what_the_model_says(house: House) -> None:
     """Whatever is done to a session in whatever order, it is what the rules say it must be."""
     run_state_machine_as_test(

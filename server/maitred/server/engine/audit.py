@@ -92,12 +92,7 @@ class _Check:
                 f"{gap} event(s) are missing before version {row.version}",
             )
             self._foldable = False
-        try:
-            event = eventlog.decode(row)
-        except (DecodeError, SchemaTooNew) as error:
-            self._found(row.version, admin_pb2.AUDIT_VIOLATION_KIND_CHANGED, str(error))
-            event = None
-            self._foldable = False
+        event = self._decode(row)
         moved = event is not None and event.version != row.version
         if event is not None and moved:
             self._found(
@@ -112,7 +107,6 @@ class _Check:
                 "the bytes do not fit the chain",
             )
         if event is not None:
-            self._personal(row, event)
             self._fold(event)
         self._chain, self._version = row.chain, row.version
 
@@ -148,15 +142,22 @@ class _Check:
             return folded == stored
         return bool(self._state == state)
 
-    def _personal(self, row: StoredEvent, event: Event) -> None:
-        if row.personal is None and event.personal_digest:
-            self._erased = True
-        elif not eventlog.personal_fits(row):
-            self._found(
-                row.version,
-                admin_pb2.AUDIT_VIOLATION_KIND_PERSONAL_CHANGED,
-                "the personal part does not fit its digest",
-            )
+    def _decode(self, row: StoredEvent) -> Event | None:
+        try:
+            if row.personal is not None and not eventlog.personal_fits(row):
+                self._found(
+                    row.version,
+                    admin_pb2.AUDIT_VIOLATION_KIND_PERSONAL_CHANGED,
+                    "the personal part does not fit its digest",
+                )
+                row = row._replace(personal=None)
+            event = eventlog.decode(row)
+        except (DecodeError, SchemaTooNew) as error:
+            self._found(row.version, admin_pb2.AUDIT_VIOLATION_KIND_CHANGED, str(error))
+            self._foldable = False
+            return None
+        self._erased = self._erased or (row.personal is None and bool(event.personal_digest))
+        return event
 
     def _fold(self, event: Event) -> None:
         if not self._foldable:
