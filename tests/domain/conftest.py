@@ -80,10 +80,15 @@ class Log:
         self.now_ns = START_NS
         self.events: list[Event] = []
         self.orders: dict[int, Order] = {}
-        self.menu = bar()
+        self.menu: Menu | None = bar()
         self.session: Session = Session()
         created = sessions.create(None, CreateSessionRequest(**request), "s-1_a", DEFAULTS)
         self.apply(created, first=True)
+
+    @property
+    def catalog(self) -> menus.Catalog | None:
+        """The menu as the service hands it on."""
+        return None if self.menu is None else menus.Catalog(self.menu)
 
     def apply(self, event: Event | None, *, first: bool = False, slides: bool = True) -> Event:
         """Complete an event, fold it in, and check that nothing but the fold changed the state."""
@@ -126,7 +131,7 @@ class Log:
         request = AddItemRequest(item=item, quantity=quantity, **more)
         staff = request.HasField("open_price")
         return self.apply(
-            orders.add_item(self.session, request, self.menu, staff=staff, max_lines=1000)
+            orders.add_item(self.session, request, self.catalog, staff=staff, max_lines=1000)
         )
 
     def remove(self, line_number: int, quantity: int = 0) -> Event:

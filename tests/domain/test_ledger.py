@@ -76,7 +76,7 @@ class Sessions(RuleBasedStateMachine):
         )
         log = self.log
         self.attempt(
-            lambda: orders.add_item(log.session, request, log.menu, staff=False, max_lines=6)
+            lambda: orders.add_item(log.session, request, log.catalog, staff=False, max_lines=6)
         )
 
     @rule(price=st.integers(-5, 3000), quantity=QUANTITIES)

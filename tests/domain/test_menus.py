@@ -158,13 +158,13 @@ def test_an_id_comes_before_a_name(menu: Menu) -> None:
     """An item named as another's id does not hide it."""
     menu.items[0].name = "martini"
 
-    assert menus.find_item(menu, "martini").item_id == "martini"
+    assert menus.Catalog(menu).find_item("martini").item_id == "martini"
 
 
 def test_the_item_that_is_missing_is_quoted(menu: Menu) -> None:
     """The error says what was looked for."""
     with pytest.raises(ItemNotFound) as error:
-        menus.find_item(menu, "Absinthe")
+        menus.Catalog(menu).find_item("Absinthe")
 
     assert "'Absinthe'" in error.value.message
     assert error.value.metadata["item"] == "Absinthe"
@@ -174,7 +174,7 @@ def test_joiners_do_not_hide_a_name(menu: Menu) -> None:
     """A name is found with and without the joiners that a script may have."""
     menu.items[0].name = "می\u200cخواهم"
 
-    assert menus.find_item(menu, "میخواهم").item_id == "daiquiri"
+    assert menus.Catalog(menu).find_item("میخواهم").item_id == "daiquiri"
 
 
 def test_an_items_own_modifier_comes_first(menu: Menu) -> None:

@@ -80,7 +80,7 @@ def test_a_model_cannot_set_a_price(log: Any) -> None:
     request = AddItemRequest(item="Martini", open_price=usd(1))
 
     with pytest.raises(PermissionDenied) as error:
-        orders.add_item(log.session, request, log.menu, staff=False, max_lines=9)
+        orders.add_item(log.session, request, log.catalog, staff=False, max_lines=9)
 
     assert error.value.metadata == {"required_role": "STAFF"}
 
@@ -131,7 +131,7 @@ def test_the_lines_of_an_order_are_bounded(log: Any) -> None:
 
     with pytest.raises(OrderFull):
         orders.add_item(
-            log.session, AddItemRequest(item="Water"), log.menu, staff=False, max_lines=1
+            log.session, AddItemRequest(item="Water"), log.catalog, staff=False, max_lines=1
         )
 
 

@@ -159,6 +159,28 @@ async def test_overdue_session_expires_before_it_refuses(
     assert snapshot.version == 2
 
 
+async def test_overdue_session_refuses_as_expired_also_at_the_right_version(
+    engine: Engine, clock: ManualClock
+) -> None:
+    """The version that the expiry itself makes is not held against the caller."""
+    await create(engine)
+    clock.advance(3601)
+
+    with pytest.raises(SessionExpired):
+        await engine.execute(turn(expected_version=1), AGENT)
+
+
+async def test_replay_comes_before_expiry(engine: Engine, clock: ManualClock) -> None:
+    """A retry that arrives after the session is overdue is answered as the first time."""
+    await create(engine)
+    await engine.execute(turn(request_id="r1"), AGENT)
+    clock.advance(3601)
+    again = await engine.execute(turn(request_id="r1"), AGENT)
+
+    assert again.replayed
+    assert again.version == 2
+
+
 async def test_time_never_goes_back_within_an_aggregate(engine: Engine, clock: ManualClock) -> None:
     """An event is not stamped before the one that it follows, whatever the clock does."""
     await create(engine)

@@ -76,6 +76,10 @@ class AsyncResumingStream(Generic[_Request, _Response]):
         self._gate.close()
         self._disconnect()
 
+    def __del__(self) -> None:
+        # Nobody holds the watch any more, as after `break`; gRPC by itself may keep the call open.
+        self._disconnect()
+
     def _connected(self) -> AsyncStream[_Response]:
         if self._stream is None:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())

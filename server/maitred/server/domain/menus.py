@@ -61,32 +61,38 @@ def set_availability(menu: Menu | None, item: str, *, sold_out: bool) -> Event |
     """
     if menu is None:
         raise MenuNotFound("there is no such menu")
-    found = find_item(menu, item)
+    found = Catalog(menu).find_item(item)
     if found.sold_out == sold_out:
         return None
     change = ItemAvailabilityChanged(item_id=found.item_id, sold_out=sold_out)
     return Event(item_availability_changed=change)
 
 
-def find_item(menu: Menu, wanted: str) -> MenuItem:
-    """Look an item up by id, else by name in any case.
+class Catalog:
+    """A menu with its items by id and by name; made once for each version of a menu."""
 
-    Raises: ItemNotFound.
-    """
-    for item in menu.items:
-        if item.item_id == wanted:
-            return item
-    # Most callers write the name as it stands on the menu, and folding every name takes longer.
-    for item in menu.items:
-        if item.name == wanted:
-            return item
-    folded = text.fold(wanted)
-    for item in menu.items:
-        if text.fold(item.name) == folded:
-            return item
-    raise ItemNotFound(
-        f"the menu has no {wanted!r}", metadata={"item": wanted, "menu_id": menu.menu_id}
-    )
+    __slots__ = ("_by_folded", "_by_id", "_by_name", "menu")
+
+    def __init__(self, menu: Menu) -> None:
+        self.menu = menu
+        self._by_id = {item.item_id: item for item in menu.items}
+        self._by_name = {item.name: item for item in menu.items}
+        self._by_folded = {text.fold(item.name): item for item in menu.items}
+
+    def find_item(self, wanted: str) -> MenuItem:
+        """Look an item up by id, else by name in any case.
+
+        Raises: ItemNotFound.
+        """
+        # Most callers write the name as it stands on the menu, and folding it takes longer.
+        item = self._by_id.get(wanted) or self._by_name.get(wanted)
+        item = item or self._by_folded.get(text.fold(wanted))
+        if item is None:
+            raise ItemNotFound(
+                f"the menu has no {wanted!r}",
+                metadata={"item": wanted, "menu_id": self.menu.menu_id},
+            )
+        return item
 
 
 def find_modifier(menu: Menu, item: MenuItem, wanted: str) -> MenuModifier:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from maitred.server.domain import menus, text
+from maitred.server.domain.menus import Catalog
 from maitred.server.domain.money import money
 from maitred.server.domain.tab import Tab
 from maitred.server.errors import (
@@ -34,7 +35,6 @@ from maitred.v1.state_pb2 import (
     ORDER_STATUS_PLACED,
     ORDER_STATUS_VOIDED,
     LineModifier,
-    Menu,
     Order,
     OrderLine,
     Session,
@@ -45,7 +45,12 @@ MAX_QUANTITY = 100
 
 
 def add_item(
-    session: Session, request: AddItemRequest, menu: Menu | None, *, staff: bool, max_lines: int
+    session: Session,
+    request: AddItemRequest,
+    catalog: Catalog | None,
+    *,
+    staff: bool,
+    max_lines: int,
 ) -> Event:
     """Add a line and charge it. The price is the menu's, unless staff names an open one.
 
@@ -63,7 +68,7 @@ def add_item(
     if request.HasField("open_price"):
         line = _open_line(request, tab, staff=staff)
     else:
-        line = _menu_line(request, menu, tab.currency)
+        line = _menu_line(request, catalog, tab.currency)
     line.line_number = session.last_line_number + 1
     line.quantity = quantity
     line.note = text.note(request.note, "note")
@@ -202,16 +207,17 @@ def _open_line(request: AddItemRequest, tab: Tab, *, staff: bool) -> OrderLine:
     return OrderLine(name=name, unit_price=money(price, tab.currency))
 
 
-def _menu_line(request: AddItemRequest, menu: Menu | None, currency: str) -> OrderLine:
+def _menu_line(request: AddItemRequest, catalog: Catalog | None, currency: str) -> OrderLine:
     wanted = text.name(request.item, "item")
-    if menu is None:
+    if catalog is None:
         raise MenuNotFound("the session has no menu")
+    menu = catalog.menu
     if menu.currency != currency:
         raise CurrencyMismatch(
             f"the menu is in {menu.currency}, the session in {currency}",
             metadata={"expected": currency, "got": menu.currency},
         )
-    item = menus.find_item(menu, wanted)
+    item = catalog.find_item(wanted)
     if item.sold_out:
         raise ItemSoldOut(f"{item.name!r} is sold out", metadata={"item": item.name})
     modifiers = [

@@ -33,6 +33,7 @@ from maitred.server.errors import (
     LockTimeout,
     MaitredError,
     RequestIdReused,
+    SessionExpired,
     ShuttingDown,
 )
 from maitred.server.stores import base
@@ -180,6 +181,8 @@ class Engine:
                     self.locks.release(command.ref)
             outcome = await pending
             if expiring:
+                if isinstance(outcome, Result):
+                    raise SessionExpired(f"session {command.ref.id!r} has expired")
                 continue
             match outcome:
                 case Result():
@@ -256,7 +259,7 @@ class Engine:
                 self.cache.put(ref, head)
         try:
             event = await self._decision(command, head)
-        except MaitredError:
+        except (MaitredError, _Overdue):
             answer = await self._answered_before(ref, head, who, remembered=remembered)
             if answer is not None:
                 return answer

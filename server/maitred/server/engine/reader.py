@@ -10,7 +10,6 @@ from maitred.server.engine.aggregates import Aggregate
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.committer import Committer
 from maitred.server.engine.locks import Locks
-from maitred.server.engine.refs import menu_ref, session_ref
 from maitred.server.errors import VersionOutOfRange
 from maitred.server.stores.base import Kind, Loaded, Ref, Store
 from maitred.v1.event_pb2 import Event
@@ -67,24 +66,15 @@ class Reader:
 
     async def require(self, ref: Ref, *, at_version: int | None = None) -> Snapshot:
         """Read an aggregate that must exist."""
+        if at_version is None and self.exclusive:
+            # Nearly every read ends here, without another coroutine.
+            head = self._cache.get(ref)
+            if head is not None:
+                return Snapshot(ref, head.version, head.body, head.state, head.time_ns)
         snapshot = await self.read(ref, at_version=at_version)
         if snapshot is None:
             raise self._kinds[ref.kind].absent(ref.id)
         return snapshot
-
-    async def session(self, session_id: str, *, at_version: int | None = None) -> Snapshot:
-        """Read a session.
-
-        Raises: InvalidSession, SessionDeleted, VersionOutOfRange.
-        """
-        return await self.require(session_ref(session_id), at_version=at_version)
-
-    async def menu(self, menu_id: str) -> Snapshot:
-        """Read a menu.
-
-        Raises: MenuNotFound.
-        """
-        return await self.require(menu_ref(menu_id))
 
     async def events(
         self,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 
 from maitred.server.domain import orders
+from maitred.server.domain.menus import Catalog
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
@@ -17,10 +18,13 @@ from maitred.server.stores.base import RowFilter, Table
 from maitred.v1 import order_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.event_pb2 import Event
-from maitred.v1.state_pb2 import Menu, Order, Session
+from maitred.v1.state_pb2 import Order, Session
 
 _OPEN = 2**63 - 1
 """Position of the open order in a listing: before every placed one."""
+
+_CATALOGS = 100
+"""Menus whose items are kept at hand."""
 
 
 class _Listed(NamedTuple):
@@ -35,21 +39,22 @@ class OrderService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._catalogs: dict[str, Catalog] = {}
 
     async def AddItem(self, request: pb.AddItemRequest, call: Call) -> bytes:
         """Add a line at the menu's price, or at the open price that staff names."""
-        menu: Menu | None = None
+        catalog: Catalog | None = None
 
         async def prepare(session: Session) -> None:
-            nonlocal menu
+            nonlocal catalog
             if not request.HasField("open_price"):
-                menu = (await self._engine.menu(session.menu_id)).state
+                catalog = await self._catalog(session.menu_id)
 
         def decide(session: Session, _now: int) -> Event:
             return orders.add_item(
                 session,
                 request,
-                menu,
+                catalog,
                 staff=call.actor.is_at_least(ROLE_STAFF),
                 max_lines=self._engine.settings.max_order_lines,
             )
@@ -131,6 +136,17 @@ class OrderService:
             order.CopyFrom(each.order)
             order.paid = orders.is_paid(session, order)
         return response
+
+    async def _catalog(self, menu_id: str) -> Catalog:
+        """Read a menu with its items at hand."""
+        menu = (await self._engine.menu(menu_id)).state
+        catalog = self._catalogs.get(menu_id)
+        # The very same state object: nobody changes one in place.
+        if catalog is None or catalog.menu is not menu:
+            if len(self._catalogs) >= _CATALOGS:
+                self._catalogs.clear()
+            catalog = self._catalogs[menu_id] = Catalog(menu)
+        return catalog
 
     async def _placed(self, session_id: str, number: int) -> Order | None:
         where = RowFilter(ref=session_ref(session_id), keys=(f"{session_id}/{number}",))
