@@ -74,21 +74,20 @@ class Proxy:
         try:
             await self._carry(reader, writer)
         finally:
+            # However it ended, also by the end of the loop: nothing else would close the socket.
+            writer.transport.abort()
             self._accepting.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
-            writer.transport.abort()
             return
         self.accepted += 1
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._upstream)
         except OSError:
-            writer.transport.abort()
             return
         if self._is_closed():
             # The proxy was closed while this connection was being made.
-            writer.transport.abort()
             far_writer.transport.abort()
             return
         link = _Link(self, writer, far_writer, next(self._lives, None))
