@@ -277,3 +277,13 @@ def test_version_and_help_exit_well(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_text_cannot_steer_the_terminal() -> None:
     """Control and direction characters are shown as what they are: nothing to obey."""
     assert safe("a\x1b[2Jb\u202ec\nd") == "a�[2Jb�c�d"
+
+
+def test_data_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Files that the server makes can be read by nobody else."""
+    with serving(tmp_path) as server:
+        grpc_call(server, "SessionService/CreateSession", session_id="s1")
+        names = ("m.db", "m.db-wal", "m.db.lock", "m.sock", "simulated-payments.sqlite")
+        modes = {name: (tmp_path / name).stat().st_mode & 0o077 for name in names}
+
+    assert not any(modes.values()), modes

@@ -15,6 +15,8 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the server until it is told to stop."""
     settings = config.load(vars(arguments), os.environ)
     logging.configure(settings.log_format, settings.log_level)
+    # The data holds what guests say and owe: new files are for the server's user alone.
+    os.umask(0o077)
     from maitred.server.app.server import StartError, serve
 
     try:
