@@ -233,14 +233,12 @@ class KillCampaign:
 
     async def _acknowledge(self, operation: Operation) -> None:
         """Send until answered; a second try is how an unknown outcome is found out."""
-        tries = 0
         while True:
             try:
                 reply = await self._call(
                     operation.method, operation.request, operation.response_type
                 )
             except grpc.aio.AioRpcError as error:
-                tries += 1
                 if error.code() not in TRANSIENT:
                     problem = f"{operation.method}: {error.code()} {error.details()}"
                     raise KillFailure(problem) from error
@@ -254,9 +252,8 @@ class KillCampaign:
                 )
             if not operation.version:
                 self.report.acknowledged += 1
-                self.report.unknown_resolved += int(
-                    tries > 0 and reply.replayed  # type: ignore[attr-defined]  # as above
-                )
+                # Applied before the kill, and answered only now.
+                self.report.unknown_resolved += reply.replayed  # type: ignore[attr-defined]  # as above
             operation.version = version
             return
 
