@@ -65,6 +65,7 @@ class Proxy:
         await asyncio.sleep(0)
 
     def _is_closed(self) -> bool:
+        # Asked anew after an await: of the attribute, mypy keeps what it learned before.
         return self.refuse
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

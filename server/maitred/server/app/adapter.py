@@ -73,7 +73,6 @@ class GrpcAdapter:
         """
         self._authenticator = authenticator
         self._validate = validate
-        self._unary_timeout_s = unary_timeout_s
         self._overtime = Overtime(unary_timeout_s) if unary_timeout_s else None
         self._log_calls = log_calls
         self._trace_prefix = secrets.token_hex(6)
@@ -161,7 +160,8 @@ class GrpcAdapter:
     def _unary(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         handler: Unary = method.handler
         filters = method.filters
-        limit_s, overtime = self._unary_timeout_s, self._overtime
+        overtime = self._overtime
+        limit_s = 0.0 if overtime is None else overtime.limit_s
         observe = metrics.CALL_SECONDS.labels(method.name).observe
         ok = method.finished["OK"]
         clock = time.perf_counter

@@ -14,14 +14,14 @@ from maitred.server.errors import DeadlineExceeded
 T = TypeVar("T")
 
 CHECKS = 30
-"""How often a call is looked at in the longest time that it may take."""
+"""How often a call is looked at in the longest time that it may take; it ends that much late."""
 
 
 class Overtime:
     """Cancels the tasks of calls that have run for too long."""
 
     def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._running: dict[asyncio.Task[Any], float] = {}
         self._ended: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -35,7 +35,7 @@ class Overtime:
         assert task is not None
         loop = task.get_loop()
         if self._timer is None:
-            self._timer = loop.call_later(self._limit_s / CHECKS, self._look, loop)
+            self._timer = loop.call_later(self.limit_s / CHECKS, self._look, loop)
         self._running[task] = loop.time()
         try:
             return await work
@@ -54,10 +54,10 @@ class Overtime:
         self._timer = None
         if not self._running:
             return
-        latest = loop.time() - self._limit_s
+        latest = loop.time() - self.limit_s
         for task, began in list(self._running.items()):
             if began <= latest:
                 self._ended.add(task)
                 del self._running[task]
                 task.cancel()
-        self._timer = loop.call_later(self._limit_s / CHECKS, self._look, loop)
+        self._timer = loop.call_later(self.limit_s / CHECKS, self._look, loop)

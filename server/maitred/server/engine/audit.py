@@ -144,7 +144,7 @@ class _Check:
 
     def _decode(self, row: StoredEvent) -> Event | None:
         try:
-            if row.personal is not None and not eventlog.personal_fits(row):
+            if not eventlog.personal_fits(row):
                 self._found(
                     row.version,
                     admin_pb2.AUDIT_VIOLATION_KIND_PERSONAL_CHANGED,

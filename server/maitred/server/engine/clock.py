@@ -51,7 +51,7 @@ class Ids(Protocol):
 
 
 class RandomIds:
-    """Ids from the machine's random source."""
+    """Ids from the machine's random source, for one thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

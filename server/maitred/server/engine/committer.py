@@ -71,7 +71,13 @@ class Committer:
                 if not answer.done():
                     after = decided.after
                     answer.set_result(
-                        Result(after.version, after.body, decided.event_bytes, False, decided.event)
+                        Result(
+                            after.version,
+                            after.body,
+                            decided.event_bytes,
+                            replayed=False,
+                            message=decided.event,
+                        )
                     )
                 return
             if isinstance(outcome, OutcomeUnknown):

@@ -342,8 +342,7 @@ class Engine:
         chain = eventlog.chain_next(
             eventlog.chain_start(ref) if head is None else head.chain, encoded.facts
         )
-        listed = head is None or change not in UNLISTED
-        index = kind.index_of(state) if listed or head is None else head.index
+        index = head.index if head is not None and change in UNLISTED else kind.index_of(state)
         claims = command.claims(event) if command is not None and command.claims else ()
         append = Append(
             ref,

@@ -56,7 +56,7 @@ class Reader:
         if head is None:
             return None
         if at_version is None or at_version == head.version:
-            return Snapshot(ref, head.version, head.body, head.state, head.time_ns)
+            return _snapshot(ref, head)
         if at_version > head.version:
             raise VersionOutOfRange(
                 f"version {at_version} is not in the log",
@@ -70,7 +70,7 @@ class Reader:
             # Nearly every read ends here, without another coroutine.
             head = self._cache.get(ref)
             if head is not None:
-                return Snapshot(ref, head.version, head.body, head.state, head.time_ns)
+                return _snapshot(ref, head)
         snapshot = await self.read(ref, at_version=at_version)
         if snapshot is None:
             raise self._kinds[ref.kind].absent(ref.id)
@@ -133,3 +133,7 @@ class Reader:
             raise kind.gone(ref.id)
         state = kind.parse(loaded.body)
         return Head(loaded.version, loaded.time_ns, loaded.chain, loaded.body, state, loaded.index)
+
+
+def _snapshot(ref: Ref, head: Head) -> Snapshot:
+    return Snapshot(ref, head.version, head.body, head.state, head.time_ns)
