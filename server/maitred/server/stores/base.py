@@ -98,12 +98,17 @@ class Row(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """Everything that one command changes: all of it is stored, or nothing is."""
+    """Everything that one command changes: all of it is stored, or nothing is.
+
+    Without an append it is claims and rows alone, such as a message that is taken in.
+    """
 
     appends: tuple[Append, ...]
     claims: tuple[Claim, ...] = ()
     releases: tuple[Claim, ...] = ()
     rows: tuple[Row, ...] = ()
+    drops: tuple[tuple[Table, str], ...] = ()
+    """Rows to delete, by table and key; one that is not there is no error."""
 
 
 class Committed(NamedTuple):

@@ -79,6 +79,8 @@ class MemoryState:
             self.claims[claim[:2]] = claim
         for row in commit.rows:
             self._write_row(row)
+        for place in commit.drops:
+            self.rows.pop(place, None)
         return Committed()
 
     def _is_applied(self, append: Append) -> bool:

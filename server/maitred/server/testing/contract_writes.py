@@ -354,6 +354,21 @@ class WriteContract(ContractBase):
         found = await store.list_rows(Table.INBOX, RowFilter(keys=(row.key,)), None, 5)
         assert [entry.body for entry in found] == [row.body]
 
+    async def test_a_commit_deletes_the_rows_that_it_names(self, store: Store) -> None:
+        """Only those go; one that is not there is no error, and its place is not given again."""
+        self.needs(self.lacks_cross_aggregate)
+        gone, kept = (new_row(Table.INBOX, new_ref()) for _ in range(2))
+        await put(store, Commit((), rows=(gone, kept)))
+        places = ((gone.table, gone.key), (Table.ORDERS, kept.key))
+        answers = [await put(store, Commit((), drops=places)) for _ in range(2)]
+        before = await store.list_rows(Table.INBOX, RowFilter(keys=(gone.key, kept.key)), None, 5)
+        await put(store, Commit((), rows=(gone,)))
+        after = await store.list_rows(Table.INBOX, RowFilter(keys=(gone.key, kept.key)), None, 5)
+
+        assert answers == [Committed()] * 2
+        assert [row.key for row in before] == [kept.key]
+        assert [row.key for row in after] == [gone.key, kept.key]
+
     async def test_a_cancelled_waiter_does_not_stop_its_commit(self, store: Store) -> None:
         """From `submit` on, the commit belongs to the store."""
         ref = new_ref()

@@ -79,7 +79,7 @@ def _apply_plain(
     plain: list[tuple[int, Append]] = []
     rest: list[int] = []
     seen: set[Ref] = set()
-    for position, (appends, claims, releases, rows) in enumerate(commits):
+    for position, (appends, claims, releases, rows, drops) in enumerate(commits):
         append = appends[0] if len(appends) == 1 else None
         if (
             append is None
@@ -88,6 +88,7 @@ def _apply_plain(
             or claims
             or releases
             or rows
+            or drops
             or append.ref in seen
         ):
             rest.append(position)
@@ -198,6 +199,8 @@ def apply_one(cursor: sqlite3.Cursor, commit: Commit, now_ns: int) -> Outcome:
             SQL["write_row"],
             (row.table, row.key, *row.ref, row.created_ns, row.status, row.flag, row.body),
         )
+    for drop in commit.drops:
+        cursor.execute(SQL["drop_row"], drop)
     return COMMITTED
 
 

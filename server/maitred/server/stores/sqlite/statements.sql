@@ -79,6 +79,10 @@ ON CONFLICT (tab, key) DO UPDATE SET
     kind = excluded.kind, id = excluded.id, created_ns = excluded.created_ns,
     status = excluded.status, flag = excluded.flag, body = excluded.body
 
+-- name: drop_row
+-- Delete a projection row.
+DELETE FROM projections WHERE tab = ? AND key = ?
+
 -- name: load
 -- A head.
 SELECT version, commit_id, time_ns, chain, body, created_ns, status, customer_id, attention, labels,
