@@ -50,8 +50,9 @@ types: $(STAMP) ## Type-check with mypy, strict
 test: $(STAMP) ## Run the tests (ARGS="-k tips" narrows them)
 	$(PYTEST) -n auto $(ARGS)
 
-tools: ## Build grpcurl for the tests, where Go is present
+tools: $(STAMP) ## Fetch what some tests stand on: grpcurl (with Go), emulate (with npm)
 	@bash scripts/tools.sh
+	@bash scripts/emulate.sh
 
 check: tools check-gen lint types test check-wheel ## What CI runs, in its order
 

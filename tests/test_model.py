@@ -73,7 +73,7 @@ class House:
     async def _quiet(self) -> None:
         """Stop what runs by itself: only rules shall act, so that a failure can be repeated."""
         await self.server.parts.sweeper.stop()
-        await self.server.parts.provider.aclose()
+        await self.server.parts.gateways.primary.provider.aclose()
         await self.server.parts.coordinator._poller.stop()
         await open_bar(self.wire)
 

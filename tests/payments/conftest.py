@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
 from maitred.server.payments import simulated
 from maitred.server.payments.coordinator import PaymentCoordinator
+from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.service import PaymentService
 from maitred.server.payments.simulated import SimulatedProvider
 from maitred.server.stores import create_store
@@ -58,11 +60,14 @@ class Bar:
 
     def build(self, script: dict[str, list[str]], **provider: Any) -> None:
         """Put new objects over the same data."""
-        settings = dataclasses.replace(Settings(), heartbeat_s=60.0)
+        settings = dataclasses.replace(
+            Settings(), heartbeat_s=60.0, payment_create_delays_s=(), payment_rate_per_s=10_000.0
+        )
         self.engine = Engine(self.store, settings, clock=self.clock)
         self.provider = SimulatedProvider(self.books, clock=self.clock, script=script, **provider)
+        self.gateways = Gateways(Gateway(self.provider, settings, self.clock))
         self.coordinator = PaymentCoordinator(
-            self.engine, self.provider, random=Random(7), background=False
+            self.engine, self.gateways, random=Random(7), background=False, notice_pause_s=0
         )
         self.service = PaymentService(self.engine, self.coordinator)
 
@@ -70,6 +75,7 @@ class Bar:
         """Open for guests."""
         await self.engine.start()
         await self.coordinator.start()
+        await self.coordinator.taken_up()
 
     async def restart(self, **script: list[str]) -> None:
         """Stop cleanly and start on the same data."""
@@ -82,6 +88,7 @@ class Bar:
     async def stop(self) -> None:
         """Close."""
         await self.coordinator.aclose()
+        await self.gateways.aclose()
         await self.engine.stop()
 
     async def session(self, name: str = "s1") -> Session:
@@ -142,8 +149,8 @@ class Bar:
 
     async def hear(self) -> None:
         """Deliver the provider's notices and follow them to their end."""
-        await self.provider.deliver(self.coordinator.notify)
-        await self.coordinator.settled_down()
+        await self.provider.deliver(partial(self.coordinator.inbox.receive, self.provider.name))
+        await self.coordinator.inbox.settled_down()
 
     async def poll(self, seconds: float) -> int:
         """Let time pass, then poll what is due."""

@@ -70,7 +70,7 @@ async def test_guests_who_pay_by_themselves_are_noticed_in_the_background(tmp_pa
     """With nobody asking, hints and polls bring the news to who waits."""
     bar = Bar("memory://", tmp_path)
     bar.build({}, outcome="pay", delay_s=30)
-    bar.coordinator = PaymentCoordinator(bar.engine, bar.provider)
+    bar.coordinator = PaymentCoordinator(bar.engine, bar.gateways)
     bar.service = type(bar.service)(bar.engine, bar.coordinator)
     await bar.start()
     try:

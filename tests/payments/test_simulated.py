@@ -16,6 +16,7 @@ from maitred.server.payments import simulated
 from maitred.server.payments.books import Refused
 from maitred.server.payments.provider import (
     AnsweredWithFault,
+    Notice,
     OutcomeUnknown,
     PaymentProvider,
     RateLimited,
@@ -28,6 +29,8 @@ from maitred.server.testing.providers import ProviderContract, new_payment
 
 class TestSimulated(ProviderContract):
     """The whole contract."""
+
+    lacks_notices = "its notices come out of the books, never from outside"
 
     @pytest.fixture
     async def provider(self, tmp_path: Path) -> AsyncIterator[PaymentProvider]:
@@ -151,11 +154,16 @@ async def test_notices_come_twice_and_backwards_if_told_to(tmp_path: Path) -> No
     names = [await create(provider, key) for key in ("k1", "k2")]
     for name in names:
         simulated.pay(tmp_path, name)
-    heard: list[str] = []
-    await provider.deliver(heard.append)
+    heard: list[Notice] = []
 
-    assert heard == [names[1], names[1], names[0], names[0]]
-    assert await provider.deliver(heard.append) == 0
+    async def hear(notice: Notice) -> None:
+        heard.append(notice)
+
+    await provider.deliver(hear)
+
+    assert [notice.reference for notice in heard] == [names[1], names[1], names[0], names[0]]
+    assert len({notice.event_id for notice in heard}) == 2
+    assert await provider.deliver(hear) == 0
 
 
 async def test_a_dead_link_is_paid_only_by_late_money(tmp_path: Path) -> None:

@@ -486,10 +486,13 @@ class CheckPaymentRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    REQUIRE_SETTLED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     payment_id: _builtins.str
     """The payment; empty means the newest."""
+    require_settled: _builtins.bool
+    """A payment that is still open at the end of the wait is PAYMENT_TIMEOUT too."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """How long to wait for it to settle; absent means not at all."""
@@ -500,10 +503,11 @@ class CheckPaymentRequest(_message.Message):
         session_id: _builtins.str = ...,
         payment_id: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        require_settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "session_id", b"session_id", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "require_settled", b"require_settled", "session_id", b"session_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

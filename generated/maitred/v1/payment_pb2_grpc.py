@@ -150,7 +150,8 @@ class PaymentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CheckPayment(self, request, context):
-        """CheckPayment asks the provider, waits if told to, and returns the payment. "Still open" is an answer.
+        """CheckPayment asks the provider, again and again if told to wait, and returns the payment. "Still
+        open" is an answer; that the provider did not answer in the time is PAYMENT_TIMEOUT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

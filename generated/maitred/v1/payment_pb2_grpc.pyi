@@ -31,7 +31,9 @@ class PaymentServiceStub:
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """GetPayment reads a payment."""
     CheckPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CheckPaymentRequest, _payment_pb2.CheckPaymentResponse]
-    """CheckPayment asks the provider, waits if told to, and returns the payment. "Still open" is an answer."""
+    """CheckPayment asks the provider, again and again if told to wait, and returns the payment. "Still
+    open" is an answer; that the provider did not answer in the time is PAYMENT_TIMEOUT.
+    """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
     """CancelPayment withdraws an open payment. If the guest was faster, the payment has succeeded."""
     CompletePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CompletePaymentRequest, _payment_pb2.CompletePaymentResponse]
@@ -106,7 +108,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.CheckPaymentRequest,
         context: _aio.ServicerContext[_payment_pb2.CheckPaymentRequest, _abc.Awaitable[_payment_pb2.CheckPaymentResponse]],
     ) -> _abc.Awaitable[_payment_pb2.CheckPaymentResponse]:
-        """CheckPayment asks the provider, waits if told to, and returns the payment. "Still open" is an answer."""
+        """CheckPayment asks the provider, again and again if told to wait, and returns the payment. "Still
+        open" is an answer; that the provider did not answer in the time is PAYMENT_TIMEOUT.
+        """
 
     @_abc_1.abstractmethod
     def CancelPayment(

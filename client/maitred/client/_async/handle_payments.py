@@ -80,14 +80,17 @@ class AsyncHandlePayments(AsyncHandleCore):
         return answer.payment
 
     async def check_payment(
-        self, *, wait: float = 0.0, payment_id: str = ""
+        self, *, wait: float = 0.0, payment_id: str = "", require_settled: bool = False
     ) -> CheckPaymentResponse:
         """Ask the provider, and wait up to so many seconds (at most 30) for the payment to settle.
 
-        Raises: PaymentNotFound.
+        Raises: PaymentNotFound, PaymentTimeout.
         """
         return await self._client.check_payment(
-            session_id=self.session_id, payment_id=payment_id, wait=wait
+            session_id=self.session_id,
+            payment_id=payment_id,
+            wait=wait,
+            require_settled=require_settled,
         )
 
     async def cancel_payment(

@@ -131,18 +131,24 @@ class AsyncPayments:
         return (await self._calls.call(request, GetPaymentResponse)).payment
 
     async def check_payment(
-        self, *, session_id: str, payment_id: str = "", wait: float = 0.0
+        self,
+        *,
+        session_id: str,
+        payment_id: str = "",
+        wait: float = 0.0,
+        require_settled: bool = False,
     ) -> CheckPaymentResponse:
         """Ask the provider, and wait up to so many seconds (at most 30) for the payment to settle.
 
-        "Still open" is an answer, with `wait_expired`.
+        "Still open" is an answer, with `wait_expired`, unless `require_settled`.
 
-        Raises: PaymentNotFound.
+        Raises: PaymentNotFound, PaymentTimeout.
         """
         request = CheckPaymentRequest(
             session_id=session_id,
             payment_id=payment_id,
             wait=duration(wait) if wait else None,
+            require_settled=require_settled,
         )
         return await self._calls.call(request, CheckPaymentResponse, wait=wait)
 

@@ -78,13 +78,18 @@ class HandlePayments(HandleCore):
         self._seen.see(answer.session)
         return answer.payment
 
-    def check_payment(self, *, wait: float = 0.0, payment_id: str = "") -> CheckPaymentResponse:
+    def check_payment(
+        self, *, wait: float = 0.0, payment_id: str = "", require_settled: bool = False
+    ) -> CheckPaymentResponse:
         """Ask the provider, and wait up to so many seconds (at most 30) for the payment to settle.
 
-        Raises: PaymentNotFound.
+        Raises: PaymentNotFound, PaymentTimeout.
         """
         return self._client.check_payment(
-            session_id=self.session_id, payment_id=payment_id, wait=wait
+            session_id=self.session_id,
+            payment_id=payment_id,
+            wait=wait,
+            require_settled=require_settled,
         )
 
     def cancel_payment(

@@ -15,15 +15,17 @@ import structlog
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from maitred.server.app import health, tls
+from maitred.server.app import health, tls, webhooks
 from maitred.server.app.adapter import GrpcAdapter
 from maitred.server.app.admin import version
 from maitred.server.app.auth import Authenticator
 from maitred.server.app.listening import bind_tcp, bind_unix, check_exposure, split_address
-from maitred.server.app.wiring import Parts, wire
+from maitred.server.app.wiring import Parts, open_provider, wire
 from maitred.server.config import Settings, SettingsError
 from maitred.server.engine.clock import Clock, Ids
 from maitred.server.engine.engine import Engine
+from maitred.server.http import MissingExtra
+from maitred.server.http.listener import HttpBindError, HttpListener
 from maitred.server.stores import create_store
 from maitred.server.stores.base import Store, StoreError
 from maitred.server.telemetry import metrics
@@ -76,6 +78,7 @@ class Server:
         self._health: health.Health | None = None
         self._grpc: grpc.aio.Server | None = None
         self._stop_metrics: Any = None
+        self._webhooks: HttpListener | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -106,7 +109,7 @@ class Server:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             await self._start()
-        except StoreError as error:
+        except (StoreError, HttpBindError, MissingExtra) as error:
             await self._abandon()
             raise StartError(str(error)) from error
         except BaseException:
@@ -119,7 +122,9 @@ class Server:
         credentials = tls.server_credentials(settings)
         tokens = Path(settings.tokens) if settings.tokens else None
         self._authenticator = Authenticator(tokens)
-        parts = wire(settings, self._given_store or open_store(settings), self._clock, self._ids)
+        provider = await open_provider(settings, self._clock)
+        store = self._given_store or open_store(settings)
+        parts = wire(settings, store, self._clock, self._ids, provider)
         self._adapter = GrpcAdapter(
             parts.services,
             self._authenticator,
@@ -137,6 +142,8 @@ class Server:
             bind_unix(server, Path(settings.unix_socket))
         self._parts = parts
         info = await parts.start()
+        if provider is not None and settings.webhook_listen:
+            self._webhooks = await webhooks.listen(settings, parts.coordinator, provider.name)
         if settings.metrics_listen:
             self._serve_metrics(settings.metrics_listen)
         await server.start()
@@ -182,8 +189,15 @@ class Server:
 
         return sample
 
+    @property
+    def webhook_url(self) -> str:
+        """Where the provider's messages come in; empty where none do."""
+        return self._webhooks.url + webhooks.PATH if self._webhooks is not None else ""
+
     async def _abandon(self) -> None:
         """Let go of what a failed start holds."""
+        if self._webhooks is not None:
+            await self._webhooks.stop(0)
         if self._stop_metrics is not None:
             await asyncio.to_thread(self._stop_metrics)
         if self._grpc is not None:
@@ -211,6 +225,8 @@ class Server:
         if self._health is not None:
             self._health.shut_down()
         self.engine.hub.stop()
+        if self._webhooks is not None:
+            await self._webhooks.stop(grace_s)
         await self._adapter.streams_ended(min(STREAMS_END_S, grace_s))
         self._adapter.end_streams()
         await self._grpc.stop(grace_s)

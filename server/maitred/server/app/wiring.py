@@ -11,11 +11,13 @@ from pathlib import Path
 from google.protobuf.descriptor import ServiceDescriptor
 
 from maitred.server.app.admin import AdminService
-from maitred.server.config import Settings
-from maitred.server.engine.clock import Clock, Ids
+from maitred.server.app.webhooks import check_key
+from maitred.server.config import Settings, SettingsError
+from maitred.server.engine.clock import Clock, Ids, SystemClock
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.sweeper import Sweeper
 from maitred.server.payments.coordinator import PaymentCoordinator
+from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.provider import PaymentProvider
 from maitred.server.payments.service import PaymentService
 from maitred.server.payments.simulated import SimulatedProvider
@@ -34,7 +36,7 @@ class Parts:
 
     engine: Engine
     sweeper: Sweeper
-    provider: PaymentProvider
+    gateways: Gateways
     coordinator: PaymentCoordinator
     services: Mapping[ServiceDescriptor, Sequence[object]]
     scratch: Path | None = None
@@ -60,6 +62,7 @@ class Parts:
         if self._payments_run:
             self._payments_run = False
             await self.coordinator.aclose()
+        await self.gateways.aclose()
         if self._engine_runs:
             self._engine_runs = False
             await self.engine.stop()
@@ -79,19 +82,71 @@ def books_directory(settings: Settings) -> Path | None:
     return Path(path).absolute().parent
 
 
-def wire(settings: Settings, store: Store, clock: Clock | None, ids: Ids | None) -> Parts:
+async def open_provider(settings: Settings, clock: Clock | None = None) -> PaymentProvider | None:
+    """Open the provider of real payments and try the key; None where payments are simulated.
+
+    Its SDK is imported here, beside the event loop. Raises: SettingsError.
+    """
+    if settings.payments != "stripe":
+        return None
+    from maitred.server.payments.stripe import StripeConfig, open_stripe  # only where it is used
+
+    try:
+        provider = await open_stripe(
+            StripeConfig(
+                api_key=settings.stripe_api_key,
+                webhook_secrets=settings.stripe_webhook_secrets,
+                success_url=settings.stripe_success_url,
+                cancel_url=settings.stripe_cancel_url,
+                api_base=settings.stripe_api_base,
+                tolerance_s=settings.webhook_tolerance_s,
+                clock=clock or SystemClock(),
+            )
+        )
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"payments stripe: {error}") from error
+    try:
+        await check_key(provider)
+    except BaseException:
+        await provider.aclose()
+        raise
+    return provider
+
+
+def choose_gateways(
+    engine: Engine, simulated: SimulatedProvider, stripe: PaymentProvider | None
+) -> Gateways:
+    """Say who takes new payments; simulated ones are never mixed with real ones unasked."""
+    settings, clock = engine.settings, engine.clock
+    if stripe is None:
+        return Gateways(Gateway(simulated, settings, clock))
+    fallback = settings.allow_simulated_fallback
+    return Gateways(
+        Gateway(stripe, settings, clock),
+        Gateway(simulated, settings, clock) if fallback else None,
+    )
+
+
+def wire(
+    settings: Settings,
+    store: Store,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    stripe: PaymentProvider | None = None,
+) -> Parts:
     """Put the engine and all handlers together; nothing runs yet."""
     engine = Engine(store, settings, clock=clock, ids=ids)
     books, scratch = books_directory(settings), None
     if books is None:
         books = scratch = Path(tempfile.mkdtemp(prefix="maitred-"))
-    provider = SimulatedProvider(
+    simulated = SimulatedProvider(
         books,
         outcome=settings.simulated_outcome,
         delay_s=settings.simulated_delay_s,
         clock=engine.clock,
     )
-    coordinator = PaymentCoordinator(engine, provider)
+    gateways = choose_gateways(engine, simulated, stripe)
+    coordinator = PaymentCoordinator(engine, gateways)
     sweeper = Sweeper(engine)
     watches = WatchService(engine)
     handlers: dict[ServiceDescriptor, Sequence[object]] = {
@@ -112,4 +167,4 @@ def wire(settings: Settings, store: Store, clock: Clock | None, ids: Ids | None)
             watches,
         ],
     }
-    return Parts(engine, sweeper, provider, coordinator, handlers, scratch)
+    return Parts(engine, sweeper, gateways, coordinator, handlers, scratch)

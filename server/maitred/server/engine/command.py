@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from maitred.server.stores.base import Claim, Ref
+from maitred.server.stores.base import Claim, Ref, Row
 from maitred.v1.event_pb2 import Event
 
 
@@ -30,6 +30,8 @@ class Command:
     """Reads, under the lock, what the decision needs beside the state; never a provider."""
     claims: Callable[[Event], tuple[Claim, ...]] | None = None
     """Unique keys taken in the same commit; owners may use `event.version`."""
+    rows: tuple[Row, ...] = ()
+    """Rows written in the same commit, beside those that the event leads to."""
     ended: bool = False
     """Allowed on an expired or closed session: provider facts, refunds, staff resolution."""
     create: bool = False

@@ -359,7 +359,10 @@ class Engine:
             None if head is not None and head.index == index else index,
             kind.wake_at_ns(state),
         )
-        commit = Commit((append,), claims, (), projections.rows(ref, change, event, now_ns))
+        rows = projections.rows(ref, change, event, now_ns)
+        if command is not None:
+            rows += command.rows
+        commit = Commit((append,), claims, (), rows)
         after = Head(event.version, now_ns, chain, body, state, index)
         return Decided(ref, commit, after, change, event, encoded.full)
 

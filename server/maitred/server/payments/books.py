@@ -116,9 +116,11 @@ class Books:
 
     def open_payments(self, now_ns: int) -> list[ProviderSnapshot]:
         """List what can still be paid, oldest first."""
-        with self._transaction(now_ns) as db:
-            rows = db.execute("SELECT * FROM payment WHERE status = 'open' ORDER BY rowid")
-            return [_snapshot(db, row) for row in rows.fetchall()]
+        return self._in_status(ProviderStatus.OPEN, now_ns)
+
+    def paid(self, now_ns: int) -> list[ProviderSnapshot]:
+        """List what was paid, oldest first."""
+        return self._in_status(ProviderStatus.PAID, now_ns)
 
     def move(
         self,
@@ -205,14 +207,14 @@ class Books:
             row = db.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
             return 0 if row is None else int(row["value"])
 
-    def notices(self, now_ns: int) -> tuple[list[str], int]:
-        """Read the notices that were not yet delivered, and how far they go."""
+    def notices(self, now_ns: int) -> list[tuple[int, str]]:
+        """Read the notices that were not yet delivered: number and payment, oldest first."""
         with self._transaction(now_ns) as db:
             rows = db.execute(
                 "SELECT seq, payment FROM notice WHERE seq > coalesce("
                 "(SELECT value FROM counter WHERE name = 'delivered'), 0) ORDER BY seq"
             ).fetchall()
-            return [row["payment"] for row in rows], rows[-1]["seq"] if rows else 0
+            return [(row["seq"], row["payment"]) for row in rows]
 
     def delivered(self, seq: int, now_ns: int) -> None:
         """Note that everything up to `seq` was delivered."""
@@ -222,6 +224,11 @@ class Books:
                 " SET value = max(value, excluded.value)",
                 (seq,),
             )
+
+    def _in_status(self, status: ProviderStatus, now_ns: int) -> list[ProviderSnapshot]:
+        with self._transaction(now_ns) as db:
+            rows = db.execute("SELECT * FROM payment WHERE status = ? ORDER BY rowid", (status,))
+            return [_snapshot(db, row) for row in rows.fetchall()]
 
     @contextmanager
     def _transaction(self, now_ns: int) -> Iterator[sqlite3.Connection]:

@@ -26,10 +26,11 @@ from maitred.server.errors import (
     StripeUnavailable,
 )
 from maitred.server.payments import provider as vocabulary
-from maitred.server.payments.health import Probe
+from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.jobs import Jobs, Trouble
 from maitred.server.payments.provider import PaymentProvider, ProviderError
 from maitred.server.payments.records import Decide, Records
+from maitred.server.payments.throttle import Priority, Urgency
 from maitred.server.payments.worker import Worker, needs_work
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
@@ -60,18 +61,16 @@ class PaymentCommands:
     def __init__(
         self,
         engine: Engine,
-        provider: PaymentProvider,
+        gateways: Gateways,
         records: Records,
         worker: Worker,
         jobs: Jobs,
-        probe: Probe,
     ) -> None:
         self._engine = engine
-        self._provider = provider
+        self._gateways = gateways
         self._records = records
         self._worker = worker
         self._jobs = jobs
-        self._probe = probe
 
     async def create(self, request: pb.CreatePaymentRequest, call: Call) -> Outcome:
         """Ask for what is owed, or join the payment that asks for it already.
@@ -166,8 +165,8 @@ class PaymentCommands:
         payment_id = self._engine.ids.new_id()
         attempts = RESOLVE_ATTEMPTS
         while True:
-            refusal = await self._probe.refusal()
-            decide = partial(self._request, payment_id, refusal)
+            gateway, refusal = await self._gateways.for_new_payments()
+            decide = partial(self._request, payment_id, gateway.provider, refusal)
             command = Command(session_ref(request.session_id), decide, request)
             try:
                 return await self._engine.execute(command, call)
@@ -180,21 +179,28 @@ class PaymentCommands:
                     raise
 
     def _request(
-        self, payment_id: str, refusal: MaitredError | None, session: Session, now_ns: int
+        self,
+        payment_id: str,
+        provider: PaymentProvider,
+        refusal: MaitredError | None,
+        session: Session,
+        now_ns: int,
     ) -> Event | None:
-        terms = self._terms(session, refusal)
+        terms = self._terms(session, provider, refusal)
         return payments.request_payment(session, now_ns, payment_id, terms)
 
-    def _terms(self, session: Session, refusal: MaitredError | None) -> Terms:
-        limits = self._provider.limits(session.payment.balance.currency)
+    def _terms(
+        self, session: Session, provider: PaymentProvider, refusal: MaitredError | None
+    ) -> Terms:
+        limits = provider.limits(session.payment.balance.currency)
         wanted_s = self._engine.settings.payment_expiry_seconds
         return Terms(
-            provider=self._provider.name,
-            is_simulated=self._provider.is_simulated,
+            provider=provider.name,
+            is_simulated=provider.is_simulated,
             minimum=limits.minimum,
             maximum=limits.maximum,
             lifetime_s=min(max(wanted_s, limits.lifetime_min_s), limits.lifetime_max_s),
-            parameters=self._provider.parameters,
+            parameters=provider.parameters,
             refusal=refusal,
         )
 
@@ -279,7 +285,7 @@ class PaymentCommands:
         if not payment.provider_payment_id:
             return None
         try:
-            return await self._worker.look(payment)
+            return await self._worker.look(payment, Urgency(Priority.GUEST))
         except ProviderError as error:
             raise _as_answer(error, payment.payment_id) from error
 

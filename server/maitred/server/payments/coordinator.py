@@ -8,25 +8,33 @@ key that was stored before it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
 import structlog
 
 from maitred.server.domain import changes, settlement
+from maitred.server.domain.snapshots import ProviderStatus
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import (
     InvalidSession,
-    MaitredError,
     PaymentNotFound,
+    PaymentTimeout,
     SessionDeleted,
+    ShuttingDown,
 )
 from maitred.server.payments.commands import PaymentCommands
-from maitred.server.payments.health import Health, Probe
+from maitred.server.payments.gateway import Gateways
+from maitred.server.payments.health import Health
+from maitred.server.payments.inbox import PAUSE_S, Inbox, Owner
 from maitred.server.payments.jobs import Jobs, Trouble
 from maitred.server.payments.poller import AFTER_EXPIRY_S, Poller
-from maitred.server.payments.provider import PaymentProvider, ProviderError
+from maitred.server.payments.provider import BadNotice, Notice, Rejected, Unreachable
 from maitred.server.payments.records import Records
+from maitred.server.payments.sweep import Sweep, report_orphan
+from maitred.server.payments.throttle import Priority, Urgency
 from maitred.server.payments.worker import Worker, needs_work
 from maitred.server.stores.base import Kind, Ref, RowFilter, StoreError
 from maitred.v1.event_pb2 import Event
@@ -54,6 +62,9 @@ ENDED_UNPAID = (PAYMENT_STATUS_EXPIRED, PAYMENT_STATUS_CANCELED, PAYMENT_STATUS_
 DRAIN_S = 10.0
 """How long work under way may take at the end; what is left is taken up again at the next start."""
 
+TAKE_UP_AGAIN_S = 5.0
+"""How soon the open payments are read again where the store could not read them at the start."""
+
 NS = 1_000_000_000
 
 log = structlog.get_logger(__name__)
@@ -73,25 +84,25 @@ class PaymentCoordinator:
     def __init__(
         self,
         engine: Engine,
-        provider: PaymentProvider,
+        gateways: Gateways,
         *,
         random: Random | None = None,
         background: bool = True,
+        notice_pause_s: float = PAUSE_S,
     ) -> None:
-        """Take the provider over: it is started and closed with the coordinator.
+        """Prepare; the providers are started with the coordinator and closed by their owner.
 
         Without `background` nothing is polled unless `poll_due` is called.
         """
         self._engine = engine
-        self._provider = provider
+        self._gateways = gateways
         self._background = background
-        self._records = Records(engine, provider.name)
-        self._worker = Worker(engine, provider, self._records, self._seen)
+        self._records = Records(engine)
+        self.inbox = Inbox(engine, self._owner, self._look, pause_s=notice_pause_s)
+        self._worker = Worker(engine, gateways, self._records, self.inbox, self._seen)
         self._jobs = Jobs(self._worker, self._finished)
-        self._probe = Probe(provider, engine.clock)
-        self.commands = PaymentCommands(
-            engine, provider, self._records, self._worker, self._jobs, self._probe
-        )
+        self.commands = PaymentCommands(engine, gateways, self._records, self._worker, self._jobs)
+        self.sweep = Sweep(engine, gateways, self._records, self._worker, self.inbox)
         self._poller = Poller(
             engine.clock,
             random or Random(),  # noqa: S311 - spreads load, hides nothing
@@ -100,52 +111,78 @@ class PaymentCoordinator:
             ),
         )
         self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._hints: set[asyncio.Task[None]] = set()
+        self._taking_up: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take every payment up again that is not at its end, then begin to listen and to poll."""
+        """Begin to listen and to poll; what is open is taken up meanwhile."""
         self._engine.committer.listeners.append(self.on_commit)
-        await self._take_up()
+        self._taking_up = asyncio.create_task(self._take_up(), name="payments-taken-up")
         if self._background:
             self._poller.start()
-            await self._provider.start(self.notify)
+            self.sweep.start()
+            for gateway in self._gateways.all:
+                await gateway.provider.start(partial(self.inbox.receive, gateway.name))
 
     async def aclose(self) -> None:
-        """Stop listening and polling, wait for what is under way, and close the provider."""
+        """Stop listening and polling, and wait for what is under way."""
         self._engine.committer.listeners.remove(self.on_commit)
+        if self._taking_up is not None:
+            self._taking_up.cancel()
+            await asyncio.gather(self._taking_up, return_exceptions=True)
+        await self.sweep.stop()
+        await self.inbox.aclose()
         await self._poller.stop()
         await self._jobs.drain(DRAIN_S)
-        if self._hints:
-            await asyncio.wait(self._hints, timeout=DRAIN_S)
-        await self._provider.aclose()
+
+    async def taken_up(self) -> None:
+        """Wait until everything that was open at the start is being looked after."""
+        if self._taking_up is not None:
+            await asyncio.wait([self._taking_up])
 
     async def payment(self, session_id: str, payment_id: str) -> Payment:
         """Read a payment; without an id, the newest. Raises: PaymentNotFound."""
         return (await self._records.load(session_id, payment_id))[1]
 
-    async def check(self, session_id: str, payment_id: str, wait_s: float) -> Checked:
-        """Ask the provider, wait for the end if told to, and answer what is known."""
-        loop = asyncio.get_running_loop()
+    async def check(
+        self, session_id: str, payment_id: str, wait_s: float, *, require_settled: bool = False
+    ) -> Checked:
+        """Ask the provider, again and again if told to wait, and answer what is known.
+
+        Raises: PaymentTimeout, where the provider did not answer once in the time given or, if
+        settled is what it has to be, where it is not.
+        """
+        settings, loop = self._engine.settings, asyncio.get_running_loop()
+        wait_s = min(wait_s, settings.payment_check_wait_s)
         deadline = loop.time() + wait_s
-        _, payment = await self._records.load(session_id, payment_id)
+        polls, answered = 0, False
+        session, payment = await self._records.load(session_id, payment_id)
         payment_id = payment.payment_id
         with self._news_of(payment_id) as news:
-            if payment.status != PAYMENT_STATUS_SUCCEEDED or needs_work(payment):
-                await self._jobs.wait(session_id, payment_id, "check", ask=True)
-            if wait_s > 0:
-                self._poller.hurry(payment_id)
-            while True:
+            while payment.status != PAYMENT_STATUS_SUCCEEDED or needs_work(payment):
+                if polls < settings.payment_check_polls:
+                    polls += 1
+                    left_s = deadline - loop.time() if wait_s > 0 else None
+                    answered |= await self._ask(session_id, payment_id, left_s)
                 news.clear()
                 session, payment = await self._records.load(session_id, payment_id)
                 left_s = deadline - loop.time()
                 if not settlement.is_unsettled(payment) or left_s <= 0:
                     break
-                await _wait(news, left_s)
-        return Checked(payment, session.payment, wait_s > 0 and settlement.is_unsettled(payment))
+                await _wait(news, min(left_s, settings.payment_poll_interval_s))
+        expired = wait_s > 0 and settlement.is_unsettled(payment)
+        if (settlement.is_unsettled(payment) and require_settled) or (expired and not answered):
+            raise PaymentTimeout(
+                "the payment did not settle in time; it is as it was"
+                if answered
+                else "the payment provider did not answer in time; the payment is as it was",
+                metadata={"payment_id": payment_id},
+                retry_after_s=settings.payment_poll_interval_s,
+            )
+        return Checked(payment, session.payment, expired)
 
     async def health(self) -> Health:
-        """Tell whether the provider answers."""
-        return await self._probe.health()
+        """Tell whether the provider of new payments answers."""
+        return await self._gateways.primary.probe.health()
 
     # --- what happens by itself -----------------------------------------------------------------
 
@@ -159,61 +196,105 @@ class PaymentCoordinator:
         self._poller.track(payment)
         self._wake(payment.payment_id)
         if needs_work(payment):
-            self._jobs.spawn(ref.id, payment.payment_id, "sweep", ask=False)
+            _job = self._jobs.start(ref.id, payment.payment_id, "sweep", ask=False)
 
-    def notify(self, provider_payment_id: str) -> None:
-        """Take a hint that a payment has news; it may come twice, late, or for nothing."""
-        task = asyncio.create_task(self._follow_hint(provider_payment_id))
-        self._hints.add(task)
-        task.add_done_callback(self._hints.discard)
+    async def receive(self, provider: str, body: bytes, signature: str) -> bool | None:
+        """Take a message in that came from outside; durable on return.
+
+        True where it is new, False where it was known, None where it is not for this server.
+        Raises: BadNotice; StoreError, where it could not be made durable.
+        """
+        gateway = self._gateways.named(provider)
+        if gateway is None:
+            raise BadNotice(f"no provider {provider!r} takes payments here")
+        notice = gateway.provider.read_notice(body, signature)
+        if notice.foreign or not (notice.reference or notice.payment_id):
+            log.info("notice_ignored", kind=notice.kind, reason=notice.foreign or "no payment's")
+            return None
+        return await self.inbox.receive(provider, notice)
 
     async def poll_due(self) -> int:
-        """Ask the provider about every payment that is due; answers how many."""
+        """Ask the provider about payments that are due; answers how many."""
         return await self._poller.poll_due()
 
-    async def settled_down(self) -> None:
-        """Wait until every hint was followed; for tests and for going down."""
-        while self._hints:
-            await asyncio.wait(self._hints)
-
     async def _take_up(self) -> None:
+        """Find every payment that is not at its end. There may be many: nobody waits for this."""
+        while True:
+            try:
+                await self.inbox.take_up()
+                strangers = await self._track_open()
+            except StoreError as error:
+                log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
+                await asyncio.sleep(TAKE_UP_AGAIN_S)
+            else:
+                break
+        for provider, count in strangers.items():
+            log.warning("payments_of_another_provider", provider=provider, payments=count)
+
+    async def _track_open(self) -> Counter[str]:
         recent_ns = self._engine.clock.now_ns() - NS * (
             self._engine.settings.payment_expiry_seconds + AFTER_EXPIRY_S[-1]
         )
+        strangers: Counter[str] = Counter()
         for where in (
             RowFilter(statuses=UNSETTLED),
             RowFilter(statuses=(PAYMENT_STATUS_SUCCEEDED,), flag=1),
             RowFilter(statuses=ENDED_UNPAID, created_from_ns=recent_ns),
         ):
             async for payment in self._records.rows(where):
+                if payment.provider_payment_id and not self._gateways.named(payment.provider):
+                    strangers[payment.provider] += 1
+                    continue
                 unsettled = settlement.is_unsettled(payment)
                 self._poller.track(payment, at_once=unsettled or needs_work(payment))
+        return strangers
 
-    async def _follow_hint(self, provider_payment_id: str) -> None:
+    async def _owner(self, provider: str, notice: Notice) -> Owner | None:
+        """Find whose payment a notice is about, and make it known to us if need be."""
+        found: tuple[str, str] | None = None
+        if notice.payment_id:
+            payment = await self._records.stored(notice.payment_id)
+            if payment is not None and payment.provider == provider and payment.provider_payment_id:
+                found = payment.session_id, payment.payment_id
+        if found is None and notice.reference:
+            found = await self._records.owner(provider, notice.reference)
+        if found is None and notice.reference:
+            found = await self._adopt(provider, notice.reference)
+        return None if found is None else Owner(*found)
+
+    async def _adopt(self, provider: str, reference: str) -> tuple[str, str] | None:
+        """Find the payment of a notice that came before its provider's id was recorded."""
+        gateway = self._gateways.named(provider)
+        if gateway is None:
+            raise Unreachable(f"this server is not set up for the provider {provider!r}")
         try:
-            owner = await self._records.owner(provider_payment_id)
-            if owner is None:
-                owner = await self._adopt(provider_payment_id)
-            if owner is not None:
-                await self._jobs.wait(*owner, "webhook", ask=True)
-        except (ProviderError, MaitredError, StoreError) as error:
-            log.warning("hint_failed", provider_payment=provider_payment_id, error=str(error))
-
-    async def _adopt(self, provider_payment_id: str) -> tuple[str, str] | None:
-        """Find the payment of a hint that came before its provider id was recorded."""
-        snapshot = await self._provider.retrieve(provider_payment_id)
+            snapshot = await gateway.retrieve(reference, Urgency(Priority.NEWS))
+        except Rejected as error:
+            log.warning("notice_of_nothing", provider=provider, error=str(error))
+            return None
         payment = await self._records.stored(snapshot.payment_id) if snapshot.payment_id else None
-        if payment is None:
-            log.error(
-                "orphan_payment",
-                provider_payment=provider_payment_id,
-                status=snapshot.status,
-                amount=snapshot.minor_units,
-                currency=snapshot.currency,
-            )
+        if payment is None or payment.provider != provider:
+            if snapshot.status is ProviderStatus.PAID:
+                report_orphan(provider, snapshot)
             return None
         await self._worker.apply(payment.session_id, payment.payment_id, snapshot, "webhook")
         return payment.session_id, payment.payment_id
+
+    async def _look(self, owner: Owner) -> Exception | None:
+        """Have a payment looked at because a notice came."""
+        task = self._jobs.start(*owner, "webhook", ask=True, priority=Priority.NEWS)
+        await asyncio.wait([task])
+        if task.cancelled():
+            return ShuttingDown("the server is shutting down")
+        return task.result()
+
+    async def _ask(self, session_id: str, payment_id: str, within_s: float | None) -> bool:
+        """Have a payment looked at for somebody who waits; whether the provider answered."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._jobs.wait(session_id, payment_id, "check", ask=True) is None
+        except TimeoutError:
+            return False
 
     def _news_of(self, payment_id: str) -> _Waiting:
         return _Waiting(self._waiting, payment_id)

@@ -13,6 +13,7 @@ import structlog
 
 from maitred.server.errors import MaitredError, ShuttingDown
 from maitred.server.payments.provider import ProviderError
+from maitred.server.payments.throttle import Priority, Urgency
 from maitred.server.payments.worker import Worker
 from maitred.server.stores.base import StoreError
 
@@ -28,6 +29,7 @@ class Job:
 
     source: str
     ask: bool
+    urgency: Urgency
     again: bool = False
     task: asyncio.Task[Trouble | None] | None = None
 
@@ -43,15 +45,22 @@ class Jobs:
         self._closing = False
 
     def start(
-        self, session_id: str, payment_id: str, source: str, *, ask: bool
+        self,
+        session_id: str,
+        payment_id: str,
+        source: str,
+        *,
+        ask: bool,
+        priority: Priority = Priority.ROUTINE,
     ) -> asyncio.Task[Trouble | None]:
         """Begin the work of a payment, or have the work under way look once more."""
         job = self._jobs.get(payment_id)
         if job is not None and job.task is not None:
             job.again = True
             job.ask = job.ask or ask
+            job.urgency.rise(priority)
             return job.task
-        job = Job(source, ask)
+        job = Job(source, ask, Urgency(priority))
         job.task = asyncio.create_task(self._run(session_id, payment_id, job))
         # Whoever waits gets the exception; where nobody does, the log must have it.
         job.task.add_done_callback(_log_crash)
@@ -61,16 +70,12 @@ class Jobs:
     async def wait(
         self, session_id: str, payment_id: str, source: str, *, ask: bool
     ) -> Trouble | None:
-        """Do the work and wait for it; answers what kept it from being finished."""
-        task = self.start(session_id, payment_id, source, ask=ask)
+        """Do the work for somebody who waits; answers what kept it from being finished."""
+        task = self.start(session_id, payment_id, source, ask=ask, priority=Priority.GUEST)
         await asyncio.wait([task])
         if task.cancelled():
             raise ShuttingDown("the server is shutting down; ask again", retry_after_s=1)
         return task.result()
-
-    def spawn(self, session_id: str, payment_id: str, source: str, *, ask: bool) -> None:
-        """Begin the work of a payment without waiting for it."""
-        _task = self.start(session_id, payment_id, source, ask=ask)
 
     async def drain(self, timeout_s: float) -> None:
         """Give what is under way its time, then abandon it: it can be done again."""
@@ -88,7 +93,7 @@ class Jobs:
         try:
             while True:
                 job.again, ask, job.ask = False, job.ask, False
-                trouble = await self._advance(session_id, payment_id, job.source, ask=ask)
+                trouble = await self._advance(session_id, payment_id, job, ask=ask)
                 if trouble is not None or not job.again or self._closing:
                     return trouble
         finally:
@@ -96,10 +101,12 @@ class Jobs:
             self._finished(payment_id, trouble)
 
     async def _advance(
-        self, session_id: str, payment_id: str, source: str, *, ask: bool
+        self, session_id: str, payment_id: str, job: Job, *, ask: bool
     ) -> Trouble | None:
         try:
-            return await self._worker.advance(session_id, payment_id, source, ask=ask)
+            return await self._worker.advance(
+                session_id, payment_id, job.source, job.urgency, ask=ask
+            )
         except (MaitredError, StoreError) as error:
             log.warning(
                 "payment_work_failed",

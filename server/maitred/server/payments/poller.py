@@ -7,6 +7,7 @@ makes a payment due at once, so that polling is what is left when no hint comes.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from maitred.v1.state_pb2 import (
     Payment,
 )
 
-DELAYS_S = (2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0)
+DELAYS_S = (2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0)
 """Pauses between questions; the last one stays."""
 
 JITTER = 0.1
@@ -30,8 +31,8 @@ JITTER = 0.1
 AFTER_EXPIRY_S = (0, 60, 600)
 """A link is asked about when it dies, and again for money that was under way just then."""
 
-REQUESTS_PER_S = 20.0
-"""Below the default limit of the providers' endpoints (25 a second)."""
+RUNNING = 16
+"""More questions at a time would only wait for each other: the provider's rate bounds them."""
 
 LONGEST_SLEEP_S = 30.0
 NS = 1_000_000_000
@@ -49,6 +50,8 @@ class Tracked:
     due_ns: int
     settled: bool
     tries: int = 0
+    entered: int = 0
+    """Number of its place in the order; an older place counts for nothing."""
 
 
 class Poller:
@@ -61,8 +64,9 @@ class Poller:
         self._start = start
         self._tracked: dict[str, Tracked] = {}
         self._running: set[str] = set()
-        self._tokens = REQUESTS_PER_S
-        self._tokens_at_ns = clock.now_ns()
+        self._order: list[tuple[int, int, str]] = []
+        """A heap of (due, number of the place, payment id)."""
+        self._places = 0
         self._news = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
@@ -95,18 +99,9 @@ class Poller:
         entry.expires_ns = payment.expires_at.ToNanoseconds()
         entry.settled = settled and not payments.pending_refunds(payment)
         if at_once:
-            entry.due_ns = self._clock.now_ns()
-            self._news.set()
+            self._place(entry, self._clock.now_ns())
         else:
             self._schedule(entry)
-
-    def hurry(self, payment_id: str) -> None:
-        """Begin again with the shortest pause: somebody waits."""
-        entry = self._tracked.get(payment_id)
-        if entry is not None:
-            entry.tries = 0
-            self._schedule(entry)
-            self._news.set()
 
     def forget(self, payment_id: str) -> None:
         """Let go of a payment that is no more."""
@@ -118,26 +113,18 @@ class Poller:
         return None if entry is None else entry.due_ns
 
     async def poll_due(self) -> int:
-        """Ask about everything that is due now, as far as the provider's rate allows."""
+        """Ask about what is due now, not too much at a time; answers how much it was."""
         tasks = self._launch_due()
         if tasks:
             await asyncio.wait(tasks)
         return len(tasks)
 
     def _launch_due(self) -> list[asyncio.Task[Trouble | None]]:
-        now_ns = self._clock.now_ns()
-        elapsed_s = max(0, now_ns - self._tokens_at_ns) / NS
-        self._tokens = min(REQUESTS_PER_S, self._tokens + elapsed_s * REQUESTS_PER_S)
-        self._tokens_at_ns = now_ns
-        due = [
-            entry
-            for entry in self._tracked.values()
-            if entry.due_ns <= now_ns and entry.payment_id not in self._running
-        ]
-        due.sort(key=lambda entry: entry.due_ns)
         tasks = []
-        for entry in due[: int(self._tokens)]:
-            self._tokens -= 1
+        while len(self._running) < RUNNING:
+            entry = self._first()
+            if entry is None or entry.due_ns > self._clock.now_ns():
+                break
             self._running.add(entry.payment_id)
             entry.tries += 1
             self._schedule(entry)
@@ -146,8 +133,30 @@ class Poller:
             tasks.append(task)
         return tasks
 
+    def _first(self) -> Tracked | None:
+        """Find the payment that is due first, of those that are not being asked about."""
+        while self._order:
+            _, place, payment_id = self._order[0]
+            entry = self._tracked.get(payment_id)
+            if entry is not None and entry.entered == place:
+                if payment_id not in self._running:
+                    return entry
+                # It gets a new place when the answer is there.
+                entry.entered = 0
+            heapq.heappop(self._order)
+        return None
+
+    def _place(self, entry: Tracked, due_ns: int) -> None:
+        self._places += 1
+        entry.due_ns, entry.entered = due_ns, self._places
+        heapq.heappush(self._order, (due_ns, self._places, entry.payment_id))
+        self._news.set()
+
     def _finished(self, payment_id: str, _task: asyncio.Task[Trouble | None]) -> None:
         self._running.discard(payment_id)
+        entry = self._tracked.get(payment_id)
+        if entry is not None and not entry.entered:
+            self._place(entry, entry.due_ns)
         self._news.set()
 
     def _schedule(self, entry: Tracked) -> None:
@@ -160,14 +169,13 @@ class Poller:
         ]
         if entry.settled:
             if marks:
-                entry.due_ns = marks[0]
+                self._place(entry, marks[0])
             else:
                 self._tracked.pop(entry.payment_id, None)
             return
         pause_s = DELAYS_S[min(entry.tries, len(DELAYS_S) - 1)]
         pause_s *= 1 + self._random.uniform(-JITTER, JITTER)
-        entry.due_ns = min([now_ns + round(pause_s * NS), *marks[:1]])
-        self._news.set()
+        self._place(entry, min([now_ns + round(pause_s * NS), *marks[:1]]))
 
     async def _run(self) -> None:
         while True:
@@ -179,15 +187,13 @@ class Poller:
             except TimeoutError:
                 continue
 
-    def _pause_s(self) -> float:
-        waiting = [
-            entry.due_ns
-            for entry in self._tracked.values()
-            if entry.payment_id not in self._running
-        ]
-        if not waiting:
+    def _pause_s(self) -> float | None:
+        if len(self._running) >= RUNNING:
+            return None
+        entry = self._first()
+        if entry is None:
             return LONGEST_SLEEP_S
-        return min(LONGEST_SLEEP_S, max(0.05, (min(waiting) - self._clock.now_ns()) / NS))
+        return min(LONGEST_SLEEP_S, max(0.05, (entry.due_ns - self._clock.now_ns()) / NS))
 
 
 def is_done(payment: Payment) -> bool:

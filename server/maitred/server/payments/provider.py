@@ -7,15 +7,45 @@ a session: it is asked, and its answer goes through `maitred.server.domain.settl
 
 from __future__ import annotations
 
+import enum
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from maitred.server.domain.snapshots import ProviderRefund, ProviderSnapshot
 from maitred.v1.state_pb2 import Payment
 
-Notify = Callable[[str], None]
-"""Takes the provider's id of a payment of which there may be news: a hint, worth a question."""
+
+class Operation(enum.StrEnum):
+    """What a provider can be asked; each has a limit of its own on how often."""
+
+    CREATE = "create"
+    RETRIEVE = "retrieve"
+    FIND = "find"
+    EXPIRE = "expire"
+    REFUND = "refund"
+    PROBE = "probe"
+
+
+class Notice(NamedTuple):
+    """One message of a provider's: a hint that a payment has news, never a fact by itself."""
+
+    event_id: str
+    """The provider's id of the message: the same however often it is delivered."""
+    kind: str
+    """What happened, in the provider's words."""
+    reference: str = ""
+    """What to `retrieve`: the provider's payment, or something of it; empty where nothing can."""
+    payment_id: str = ""
+    """Ours, where the message says it."""
+    created_ns: int = 0
+    """When it happened, by the provider's clock; 0 where the message does not say."""
+    foreign: str = ""
+    """Why the message is not for this server: another mode, another account; else empty."""
+
+
+Notify = Callable[[Notice], Awaitable[object]]
+"""Takes a notice in; durable when it returns. Raises: StoreError, where it could not be."""
 
 
 class Limits(NamedTuple):
@@ -59,6 +89,14 @@ class AnsweredWithFault(OutcomeUnknown):
     """The provider broke down over the request and says so; it may repeat that for this key."""
 
 
+class Unauthorized(Unreachable):
+    """The provider does not accept the key: certainly not done, until somebody mends that."""
+
+
+class BadNotice(Exception):
+    """Bytes that are no notice of this provider: unsigned, too old, or malformed."""
+
+
 class PaymentProvider(Protocol):
     """Takes money on behalf of the house."""
 
@@ -81,8 +119,8 @@ class PaymentProvider(Protocol):
         Raises: Rejected, Unreachable, RateLimited, OutcomeUnknown, AnsweredWithFault.
         """
 
-    async def retrieve(self, provider_payment_id: str) -> ProviderSnapshot:
-        """Read a payment as it is now.
+    async def retrieve(self, reference: str) -> ProviderSnapshot:
+        """Read a payment as it is now, by its id or by the reference of a notice.
 
         Raises: Rejected, where there is none; Unreachable, RateLimited, OutcomeUnknown.
         """
@@ -107,11 +145,20 @@ class PaymentProvider(Protocol):
         Raises: Rejected, Declined, Unreachable, RateLimited, OutcomeUnknown.
         """
 
+    def completed(self, since_ns: int) -> AsyncIterator[ProviderSnapshot]:
+        """Iterate over the payments that were made since then and have been paid.
+
+        Raises: Unreachable, RateLimited, OutcomeUnknown.
+        """
+
+    def read_notice(self, body: bytes, signature: str) -> Notice:
+        """Verify and read a message that came from outside. Raises: BadNotice."""
+
     async def probe(self) -> None:
-        """Ask for a sign of life. Raises: ProviderError."""
+        """Ask for a sign of life. Raises: ProviderError; Unauthorized, where the key is wrong."""
 
     async def start(self, notify: Notify) -> None:
-        """Begin to send hints, where the provider sends any by itself."""
+        """Begin to hand out notices, where the provider does so by itself."""
 
     async def aclose(self) -> None:
         """Let go of connections; calls under way end with OutcomeUnknown."""

@@ -12,7 +12,7 @@ from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
 from maitred.server.errors import PaymentNotFound
-from maitred.server.stores.base import Claim, RowFilter, Table
+from maitred.server.stores.base import Claim, Row, RowFilter, Table
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Payment, Session
 
@@ -27,9 +27,8 @@ PAGE = 200
 class Records:
     """Finds payments, and changes them through the engine."""
 
-    def __init__(self, engine: Engine, provider: str) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._provider = provider
 
     async def load(self, session_id: str, payment_id: str) -> tuple[Session, Payment]:
         """Read a payment and its session; without an id, the newest payment.
@@ -46,8 +45,12 @@ class Records:
         decide: Decide,
         call: Call = SYSTEM_CALL,
         request: Message | None = None,
+        rows: tuple[Row, ...] = (),
     ) -> Result:
-        """Decide about one payment, also of an ended session. Raises: as `Engine.execute`."""
+        """Decide about one payment, also of an ended session; `rows` go with what is decided.
+
+        Raises: as `Engine.execute`.
+        """
         found = Payment()
 
         async def prepare(session: Session) -> None:
@@ -59,7 +62,8 @@ class Records:
             lambda session, now_ns: decide(session, found, now_ns),
             request,
             prepare=prepare,
-            claims=lambda event: self._claims(found, event),
+            claims=lambda event: _claims(found, event),
+            rows=rows,
             ended=True,
         )
         return await self._engine.execute(command, call)
@@ -77,9 +81,9 @@ class Records:
                 return
             after = rows[-1].position
 
-    async def owner(self, provider_payment_id: str) -> tuple[str, str] | None:
+    async def owner(self, provider: str, provider_payment_id: str) -> tuple[str, str] | None:
         """Find (session id, payment id) of a provider's payment."""
-        claim = await self._engine.store.claim(CLAIM_SPACE, self._key(provider_payment_id))
+        claim = await self._engine.store.claim(CLAIM_SPACE, f"{provider}/{provider_payment_id}")
         if claim is None:
             return None
         session_id, _, payment_id = claim.owner.partition("/")
@@ -101,12 +105,10 @@ class Records:
             )
         return payment
 
-    def _claims(self, before: Payment, event: Event) -> tuple[Claim, ...]:
-        after = changes.changed_payment(event.WhichOneof("change") or "", event)
-        if after is None or not after.provider_payment_id or before.provider_payment_id:
-            return ()
-        owner = f"{after.session_id}/{after.payment_id}"
-        return (Claim(CLAIM_SPACE, self._key(after.provider_payment_id), owner),)
 
-    def _key(self, provider_payment_id: str) -> str:
-        return f"{self._provider}/{provider_payment_id}"
+def _claims(before: Payment, event: Event) -> tuple[Claim, ...]:
+    after = changes.changed_payment(event.WhichOneof("change") or "", event)
+    if after is None or not after.provider_payment_id or before.provider_payment_id:
+        return ()
+    owner = f"{after.session_id}/{after.payment_id}"
+    return (Claim(CLAIM_SPACE, f"{after.provider}/{after.provider_payment_id}", owner),)

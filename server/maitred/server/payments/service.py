@@ -81,7 +81,12 @@ class PaymentService:
         remaining_s = call.remaining()
         if remaining_s is not None:
             wait_s = min(wait_s, max(0.0, remaining_s - END_BEFORE_DEADLINE_S))
-        checked = await self._coordinator.check(request.session_id, request.payment_id, wait_s)
+        checked = await self._coordinator.check(
+            request.session_id,
+            request.payment_id,
+            wait_s,
+            require_settled=request.require_settled,
+        )
         return pb.CheckPaymentResponse(
             payment=checked.payment, state=checked.state, wait_expired=checked.wait_expired
         )

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +29,10 @@ from maitred.server.engine.clock import Clock, SystemClock
 from maitred.server.payments.books import Books, Refused
 from maitred.server.payments.provider import (
     AnsweredWithFault,
+    BadNotice,
     Declined,
     Limits,
+    Notice,
     Notify,
     OutcomeUnknown,
     ProviderError,
@@ -39,6 +41,7 @@ from maitred.server.payments.provider import (
     Unreachable,
     canonical_json,
 )
+from maitred.server.stores.base import StoreError
 from maitred.v1.state_pb2 import Payment
 
 NAME = "simulated"
@@ -132,11 +135,11 @@ class SimulatedProvider:
             ),
         )
 
-    async def retrieve(self, provider_payment_id: str) -> ProviderSnapshot:
+    async def retrieve(self, reference: str) -> ProviderSnapshot:
         """Read the books."""
         return await self._do(
             await self._steps("retrieve"),
-            lambda: self.books.read(provider_payment_id, self._clock.now_ns()),
+            lambda: self.books.read(reference, self._clock.now_ns()),
         )
 
     async def find(self, payment_id: str, created_ns: int) -> ProviderSnapshot | None:
@@ -180,6 +183,17 @@ class SimulatedProvider:
             ),
         )
 
+    async def completed(self, since_ns: int) -> AsyncIterator[ProviderSnapshot]:
+        """Read what was paid; the books keep no dates, so all of it."""
+        for snapshot in await self._do(
+            await self._steps("completed"), lambda: self.books.paid(self._clock.now_ns())
+        ):
+            yield snapshot
+
+    def read_notice(self, body: bytes, signature: str) -> Notice:
+        """Refuse: simulated notices come out of the books, never from outside."""
+        raise BadNotice("the simulated provider sends no messages")
+
     async def probe(self) -> None:
         """Look whether the books can be opened."""
         await self._do(
@@ -192,19 +206,23 @@ class SimulatedProvider:
         self._watch = asyncio.create_task(self._deliver_for_ever(), name="simulated-notices")
 
     async def deliver(self, notify: Notify | None = None) -> int:
-        """Hand out the notices that nobody got yet; answers how many. At least once, as all are."""
+        """Hand out the notices that nobody got yet; answers how many. At least once, as all are.
+
+        Raises: as `notify`; what was not taken in is handed out again.
+        """
         notify = notify or self._notify
         if notify is None:
             return 0
-        names, seq = await asyncio.to_thread(self.books.notices, self._clock.now_ns())
-        if not names:
+        notices = await asyncio.to_thread(self.books.notices, self._clock.now_ns())
+        if not notices:
             return 0
-        for name in reversed(names) if self._reverse_notices else names:
-            notify(name)
+        for seq, name in reversed(notices) if self._reverse_notices else notices:
+            notice = Notice(f"{name}/{seq}", "payment.changed", reference=name)
+            await notify(notice)
             if self._duplicate_notices:
-                notify(name)
-        await asyncio.to_thread(self.books.delivered, seq, self._clock.now_ns())
-        return len(names)
+                await notify(notice)
+        await asyncio.to_thread(self.books.delivered, notices[-1][0], self._clock.now_ns())
+        return len(notices)
 
     async def calls(self, operation: str) -> int:
         """Count the calls of an operation, of all servers since the books began."""
@@ -221,7 +239,7 @@ class SimulatedProvider:
         while True:
             try:
                 await self.deliver()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, StoreError) as error:
                 log.warning("simulated_notices_failed", error=str(error))
             await asyncio.sleep(NOTICE_INTERVAL_S)
 

@@ -7,8 +7,7 @@ call and its record is healed by doing the same again, under the same key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -24,14 +23,19 @@ from maitred.server.engine.call import SYSTEM_CALL
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
+from maitred.server.payments.gateway import Gateways
+from maitred.server.payments.inbox import Inbox, processed
 from maitred.server.payments.provider import (
     AnsweredWithFault,
     OutcomeUnknown,
-    PaymentProvider,
     ProviderError,
+    RateLimited,
     Rejected,
+    Unauthorized,
 )
 from maitred.server.payments.records import Records
+from maitred.server.payments.throttle import Urgency
+from maitred.server.stores.base import Row
 from maitred.v1.state_pb2 import (
     ATTENTION_AMOUNT_MISMATCH,
     PAYMENT_STATUS_OPEN,
@@ -41,14 +45,10 @@ from maitred.v1.state_pb2 import (
     Session,
 )
 
-CALL_TIMEOUT_S = 30.0
-"""Longest that one call of a provider may take, its own retries included."""
-
-CONCURRENT_CALLS = 32
 FAULTS_BEFORE_NEW_KEY = 3
 """Providers keep their answer to a key, a breakdown too; so often it is asked before giving up."""
 
-KEY_LIFETIME_NS = 23 * 3600 * 1_000_000_000
+KEY_LIFETIME_NS = 20 * 3600 * 1_000_000_000
 """Providers forget keys after a day; an older one might make a second link."""
 
 UNKNOWN_ALARM_NS = 600 * 1_000_000_000
@@ -57,7 +57,6 @@ UNKNOWN_ALARM_NS = 600 * 1_000_000_000
 _MOST_STEPS = 8
 """More than any payment needs at once; a provider that contradicts itself is asked again later."""
 
-T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -67,48 +66,54 @@ class Worker:
     def __init__(
         self,
         engine: Engine,
-        provider: PaymentProvider,
+        gateways: Gateways,
         records: Records,
+        inbox: Inbox,
         seen: Callable[[Payment], None],
     ) -> None:
         """Take who is told how each payment was found before it was worked on, and left."""
         self._engine = engine
-        self._provider = provider
+        self._gateways = gateways
         self._records = records
+        self._inbox = inbox
         self._seen = seen
-        self._slots = asyncio.Semaphore(CONCURRENT_CALLS)
         self._faults: dict[str, int] = {}
 
     async def advance(
-        self, session_id: str, payment_id: str, source: str, *, ask: bool
+        self, session_id: str, payment_id: str, source: str, urgency: Urgency, *, ask: bool
     ) -> ProviderError | None:
         """Do what the payment needs; with `ask`, look at it even if it needs nothing.
 
         Answers what kept the provider from doing it; None where all is done.
         """
-        expired, refunded = False, set[str]()
+        expired, looked, refunded = False, False, set[str]()
         for _ in range(_MOST_STEPS):
             session, payment = await self._records.load(session_id, payment_id)
             self._seen(payment)
             await self._supersede(session)
-            waiting = [
+            refunds = payments.pending_refunds(payment)
+            unsent = [
                 refund
-                for refund in payments.pending_refunds(payment)
-                if refund.refund_id not in refunded
+                for refund in refunds
+                if not refund.provider_refund_id and refund.refund_id not in refunded
             ]
+            if len(refunds) > len(unsent) or any(map(self._key_is_forgotten, unsent)):
+                # Sent again, they would be answered as they were then, or made a second time.
+                ask = True
             try:
                 if payments.is_unborn(payment):
-                    await self._create(payment)
-                    ask = False
+                    await self._create(payment, urgency)
+                    # An answer to a key is fresh, but what a notice tells of came after it.
+                    ask = ask and source == "webhook"
                 elif not expired and is_to_be_expired(payment):
-                    expired, ask = True, False
-                    await self._apply(payment, await self._expire(payment), source)
-                elif waiting:
-                    refunded.add(waiting[0].refund_id)
-                    await self._refund(payment, waiting[0])
-                elif ask and payment.provider_payment_id:
-                    ask = False
-                    await self._apply(payment, await self.look(payment), source)
+                    expired = looked = True
+                    await self._news(payment, source, self._expire(payment, urgency))
+                elif ask and not looked and payment.provider_payment_id:
+                    looked = True
+                    await self._news(payment, source, self.look(payment, urgency))
+                elif unsent:
+                    refunded.add(unsent[0].refund_id)
+                    await self._refund(payment, unsent[0], urgency)
                 else:
                     break
             except ProviderError as error:
@@ -123,61 +128,113 @@ class Worker:
         self._faults.pop(payment_id, None)
         return None
 
-    async def look(self, payment: Payment) -> ProviderSnapshot:
+    async def look(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot:
         """Ask the provider for a payment. Raises: ProviderError."""
-        return await self._call(lambda: self._provider.retrieve(payment.provider_payment_id))
+        gateway = self._gateways.of(payment)
+        return await gateway.retrieve(payment.provider_payment_id, urgency)
 
-    async def _expire(self, payment: Payment) -> ProviderSnapshot:
-        return await self._call(lambda: self._provider.expire(payment.provider_payment_id))
+    async def _expire(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot:
+        gateway = self._gateways.of(payment)
+        return await gateway.expire(payment.provider_payment_id, urgency)
+
+    async def _news(
+        self, payment: Payment, source: str, asking: Awaitable[ProviderSnapshot]
+    ) -> None:
+        """Apply what the provider answers, which takes care of every notice that came before."""
+        covered = self._inbox.waiting(payment.payment_id)
+        snapshot = await asking
+        await self.apply(payment.session_id, payment.payment_id, snapshot, source, covered)
 
     async def apply(
-        self, session_id: str, payment_id: str, snapshot: ProviderSnapshot, source: str
-    ) -> None:
-        """Put what a provider said through the one reducer."""
+        self,
+        session_id: str,
+        payment_id: str,
+        snapshot: ProviderSnapshot,
+        source: str,
+        covered: Sequence[Row] = (),
+    ) -> bool:
+        """Put what a provider said through the one reducer, and notices away in the same commit.
+
+        Answers whether it was anything new.
+        """
         result = await self._records.change(
             session_id,
             payment_id,
             lambda session, payment, now_ns: settlement.apply_snapshot(
                 session, payment, snapshot, source, now_ns
             ),
+            rows=processed(covered),
         )
+        await self._inbox.put_away(covered, stored=bool(result.event))
         if result.event:
             await self._supersede(Session.FromString(result.body))
+        return bool(result.event)
 
-    async def _apply(self, payment: Payment, snapshot: ProviderSnapshot, source: str) -> None:
-        await self.apply(payment.session_id, payment.payment_id, snapshot, source)
-
-    async def _create(self, payment: Payment) -> None:
+    async def _create(self, payment: Payment, urgency: Urgency) -> None:
         """Send the stored parameters under the stored key, and record what came of it."""
         request = payment.request
         age_ns = self._engine.clock.now_ns() - request.first_sent_at.ToNanoseconds()
+        known_lost = payment.status == PAYMENT_STATUS_OUTCOME_UNKNOWN
+        snapshot: ProviderSnapshot | None = None
         try:
-            if age_ns < KEY_LIFETIME_NS:
-                snapshot = await self._call(
-                    lambda: self._provider.create(request.parameters, request.key)
-                )
-            else:
-                snapshot = await self._find(payment) or _failed("never reached the provider")
+            if known_lost or age_ns >= KEY_LIFETIME_NS:
+                snapshot = await self._gateways.of(payment).find(payment, urgency)
+            if snapshot is None and age_ns >= KEY_LIFETIME_NS:
+                snapshot = _failed("never reached the provider")
+            if snapshot is None:
+                snapshot = await self._send(payment, urgency)
         except Rejected as error:
             snapshot = _failed(str(error))
-        except AnsweredWithFault:
-            found = await self._after_fault(payment)
-            if found is None:
+        except OutcomeUnknown as error:
+            unknown = ProviderSnapshot(ProviderStatus.UNKNOWN)
+            await self.apply(payment.session_id, payment.payment_id, unknown, "create")
+            if isinstance(error, AnsweredWithFault):
+                snapshot = await self._after_faults(payment, urgency)
+            if snapshot is None:
                 raise
-            snapshot = found
-        except OutcomeUnknown:
-            await self._apply(payment, ProviderSnapshot(ProviderStatus.UNKNOWN), "create")
-            raise
-        await self._apply(payment, snapshot, "create")
+        await self.apply(payment.session_id, payment.payment_id, snapshot, "create")
 
-    async def _after_fault(self, payment: Payment) -> ProviderSnapshot | None:
-        """Decide what an answered breakdown means: what was made after all, or a new attempt."""
-        await self._apply(payment, ProviderSnapshot(ProviderStatus.UNKNOWN), "create")
+    async def _send(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot:
+        """Send the request until it is answered, the same bytes under the same key each time.
+
+        Raises: Rejected; else the worst that happened, since one lost answer leaves it open.
+        """
+        settings, request = self._engine.settings, payment.request
+        gateway = self._gateways.of(payment)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + settings.payment_create_timeout_s
+        worst: ProviderError | None = None
+        for delay_s in (*settings.payment_create_delays_s, None):
+            try:
+                return await gateway.create(request.parameters, request.key, urgency)
+            except Rejected:
+                raise
+            except ProviderError as error:
+                worst = error if _is_worse(error, worst) else worst
+                if isinstance(error, AnsweredWithFault):
+                    self._faults[payment.payment_id] = self._faults.get(payment.payment_id, 0) + 1
+                if isinstance(error, RateLimited) and delay_s is not None:
+                    delay_s = max(delay_s, error.retry_after_s)  # noqa: PLW2901  # the provider's word
+                if (
+                    delay_s is None
+                    or isinstance(error, Unauthorized)
+                    or deadline - loop.time() <= delay_s
+                ):
+                    break
+            await asyncio.sleep(delay_s)
+        assert worst is not None
+        raise worst
+
+    async def _after_faults(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot | None:
+        """Decide what answered breakdowns mean: what was made after all, or a new attempt.
+
+        Providers take one request of a key at a time: after an answer none is under way any more,
+        so that what is not found then was never made.
+        """
         name = payment.payment_id
-        self._faults[name] = self._faults.get(name, 0) + 1
-        if self._faults[name] < FAULTS_BEFORE_NEW_KEY:
+        if self._faults.get(name, 0) < FAULTS_BEFORE_NEW_KEY:
             return None
-        found = await self._find(payment)
+        found = await self._gateways.of(payment).find(payment, urgency)
         if found is None:
             del self._faults[name]
             await self._records.change(
@@ -189,17 +246,11 @@ class Worker:
             )
         return found
 
-    async def _find(self, payment: Payment) -> ProviderSnapshot | None:
-        created_ns = payment.created_at.ToNanoseconds()
-        return await self._call(lambda: self._provider.find(payment.payment_id, created_ns))
-
-    async def _refund(self, payment: Payment, refund: Refund) -> None:
+    async def _refund(self, payment: Payment, refund: Refund, urgency: Urgency) -> None:
         amount = refund.amount.minor_units
         try:
-            news = await self._call(
-                lambda: self._provider.refund(
-                    payment.provider_payment_id, refund.refund_id, amount, refund.key
-                )
+            news = await self._gateways.of(payment).refund(
+                payment, refund.refund_id, amount, refund.key, urgency
             )
         except Rejected as error:
             news = ProviderRefund("", RefundState.FAILED, amount, refund.refund_id, str(error))
@@ -210,6 +261,10 @@ class Worker:
                 session, stored, news, "staff", now_ns
             ),
         )
+
+    def _key_is_forgotten(self, refund: Refund) -> bool:
+        age_ns = self._engine.clock.now_ns() - refund.created_at.ToNanoseconds()
+        return age_ns >= KEY_LIFETIME_NS
 
     async def _supersede(self, session: Session) -> None:
         """Mark the open payment superseded where another one's late money changed what is owed."""
@@ -225,14 +280,6 @@ class Worker:
                 payment.payment_id,
                 lambda session, stored, _now: payments.flag_unknown(session, stored),
             )
-
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        async with self._slots:
-            try:
-                async with asyncio.timeout(CALL_TIMEOUT_S):
-                    return await call()
-            except TimeoutError as error:
-                raise OutcomeUnknown(f"no answer within {CALL_TIMEOUT_S:.0f} s") from error
 
 
 def is_to_be_expired(payment: Payment) -> bool:
@@ -250,6 +297,15 @@ def needs_work(payment: Payment) -> bool:
     if payments.is_unborn(payment) and payment.status != PAYMENT_STATUS_OUTCOME_UNKNOWN:
         return True
     return is_to_be_expired(payment) or bool(payments.pending_refunds(payment))
+
+
+def _is_worse(error: ProviderError, than: ProviderError | None) -> bool:
+    """Whether an error leaves more open than another: a lost answer more than an answered fault."""
+
+    def openness(each: ProviderError) -> int:
+        return isinstance(each, OutcomeUnknown) + (type(each) is OutcomeUnknown)
+
+    return than is None or openness(error) >= openness(than)
 
 
 def _failed(reason: str) -> ProviderSnapshot:

@@ -141,6 +141,16 @@ STREAM_MESSAGES: Final = _family(
     "maitred_stream_messages", "Messages sent on streams.", ("method",), Counter
 )
 
+WEBHOOKS: Final = _family(
+    "maitred_webhooks", "Webhook requests by what came of them.", ("receipt",), Counter
+)
+WEBHOOK_SECONDS: Final = _single(
+    "maitred_webhook_seconds", "Time from the head of a webhook request to its answer.", Histogram
+)
+HTTP_REFUSALS: Final = _family(
+    "maitred_http_refusals", "Connections and requests that no app got to see.", ("why",), Counter
+)
+
 # Read from the engine when Prometheus asks, see `Exposition`.
 WATCHERS: Final = _single("maitred_watchers", "Watches open now.", Gauge)
 LOCKS: Final = _single("maitred_locks", "Aggregates that are locked now.", Gauge)
@@ -149,6 +159,12 @@ LOCK_TIMEOUTS: Final = _single("maitred_lock_timeouts", "Commands that waited in
 CACHE_SIZE: Final = _single("maitred_cache_size", "Aggregates whose state is in memory.", Gauge)
 COMMITS_IN_FLIGHT: Final = _single(
     "maitred_commits_in_flight", "Commits that are queued or being made durable.", Gauge
+)
+NOTICES_UNMATCHED: Final = _single(
+    "maitred_notices_unmatched", "Notices of payments that are not in the books.", Counter
+)
+ORPHAN_PAYMENTS: Final = _single(
+    "maitred_orphan_payments", "Money received for payments that are not in the books.", Counter
 )
 EVENTS_PUBLISHED: Final = _single("maitred_events_published", "Events made durable.", Counter)
 

@@ -15,7 +15,7 @@ import pytest
 
 from maitred.server.domain.snapshots import ProviderStatus, RefundState
 from maitred.server.engine.clock import RandomIds, SystemClock
-from maitred.server.payments.provider import PaymentProvider, Rejected
+from maitred.server.payments.provider import BadNotice, PaymentProvider, Rejected
 from maitred.v1.common_pb2 import Money
 from maitred.v1.state_pb2 import Payment
 
@@ -53,6 +53,8 @@ class ProviderContract:
     """Payments cannot be looked for."""
     lacks_refunds: ClassVar[str] = ""
     """Nothing can be given back."""
+    lacks_notices: ClassVar[str] = ""
+    """No messages come from outside, as from a provider that hands them out by itself."""
 
     @pytest.fixture
     async def provider(self) -> PaymentProvider:
@@ -66,6 +68,12 @@ class ProviderContract:
     async def guest_is_declined(self, provider: PaymentProvider, provider_payment_id: str) -> None:
         """Override: try a card that is declined."""
         raise NotImplementedError("override `guest_is_declined`, or say in `lacks_guests` why not")
+
+    async def messages(
+        self, provider: PaymentProvider, provider_payment_id: str
+    ) -> list[tuple[bytes, str]]:
+        """Override: what was sent about a payment so far, oldest first: bodies and signatures."""
+        raise NotImplementedError("override `messages`, or say in `lacks_notices` why not")
 
     async def test_parameters_are_the_same_bytes_every_time(
         self, provider: PaymentProvider
@@ -180,6 +188,57 @@ class ProviderContract:
 
         with pytest.raises(Rejected):
             await provider.refund(made.provider_payment_id, "r2", 1, f"{payment.payment_id}:r2")
+
+    async def test_what_was_paid_is_listed(self, provider: PaymentProvider) -> None:
+        """Whoever missed every message finds here what was paid, and nothing else."""
+        _skip(self.lacks_guests)
+        payment, unpaid = new_payment(provider), new_payment(provider)
+        made = [
+            await provider.create(provider.parameters(each), f"{each.payment_id}:create:1")
+            for each in (payment, unpaid)
+        ]
+        name = made[0].provider_payment_id
+        await self.guest_pays(provider, name)
+        created_ns = payment.created_at.ToNanoseconds()
+        listed = [each async for each in provider.completed(created_ns)]
+
+        assert listed == [await provider.retrieve(name)]
+
+    async def test_a_message_leads_to_its_payment(self, provider: PaymentProvider) -> None:
+        """Whatever a message is about, its reference is enough to read the payment."""
+        _skip(self.lacks_guests or self.lacks_notices)
+        payment = new_payment(provider)
+        made = await provider.create(provider.parameters(payment), f"{payment.payment_id}:create:1")
+        await self.guest_pays(provider, made.provider_payment_id)
+        messages = await self.messages(provider, made.provider_payment_id)
+        notices = [provider.read_notice(*each) for each in messages]
+        found = [await provider.retrieve(each.reference) for each in notices]
+
+        assert notices
+        assert {each.foreign for each in notices} == {""}
+        assert len({each.event_id for each in notices}) == len(notices)
+        assert [provider.read_notice(*each) for each in messages] == notices
+        assert set(found) == {await provider.retrieve(made.provider_payment_id)}
+
+    async def test_a_message_that_was_touched_is_refused(self, provider: PaymentProvider) -> None:
+        """One byte more, or another's signature, and nothing of it is believed."""
+        _skip(self.lacks_guests or self.lacks_notices)
+        payment = new_payment(provider)
+        made = await provider.create(provider.parameters(payment), f"{payment.payment_id}:create:1")
+        await self.guest_pays(provider, made.provider_payment_id)
+        body, signature = (await self.messages(provider, made.provider_payment_id))[-1]
+
+        for touched in ((body + b" ", signature), (body, ""), (body[1:], signature)):
+            with pytest.raises(BadNotice):
+                provider.read_notice(*touched)
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", b"\xff", b"{" * 10_000])
+    async def test_strangers_bytes_are_no_message(
+        self, provider: PaymentProvider, body: bytes
+    ) -> None:
+        """Whatever somebody sends who has no secret, the answer is the same."""
+        with pytest.raises(BadNotice):
+            provider.read_notice(body, "t=1,v1=00")
 
     async def test_a_provider_gives_a_sign_of_life(self, provider: PaymentProvider) -> None:
         """A probe that returns is one."""

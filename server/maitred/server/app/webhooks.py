@@ -1,0 +1,86 @@
+"""The provider's side door: its messages over HTTP, and whether it accepts our key at all."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from maitred.server.app.listening import split_address
+from maitred.server.config import Settings, SettingsError
+from maitred.server.payments.provider import BadNotice, PaymentProvider, ProviderError, Unauthorized
+from maitred.server.stores.base import StoreError
+
+if TYPE_CHECKING:
+    from maitred.server.http.listener import HttpListener
+    from maitred.server.http.webhooks import Receipt
+    from maitred.server.payments.coordinator import PaymentCoordinator
+
+PATH: Final = "/webhooks/stripe"
+
+KEY_CHECK_S: Final = 2.0
+"""A provider that is away must not keep the server from serving all that needs no provider."""
+
+log = structlog.get_logger(__name__)
+
+
+async def listen(
+    settings: Settings, coordinator: PaymentCoordinator, provider: str
+) -> HttpListener:
+    """Take in what the provider sends, from here on.
+
+    Raises: SettingsError, HttpBindError, MissingExtra.
+    """
+    from maitred.server.http.listener import HttpListener  # only where there are webhooks
+    from maitred.server.http.webhooks import webhook_app
+
+    host, port = split_address(settings.webhook_listen, "webhook_listen")
+    app = webhook_app(
+        partial(_take, coordinator, provider), path=PATH, max_bytes=settings.webhook_max_bytes
+    )
+    listener = HttpListener(app, host, port)
+    await listener.start()
+    log.info("listening_for_webhooks", url=f"{listener.url}{PATH}")
+    return listener
+
+
+async def _take(
+    coordinator: PaymentCoordinator, provider: str, body: bytes, signature: str
+) -> Receipt:
+    from maitred.server.http.webhooks import Receipt  # the listener runs: it is imported already
+
+    try:
+        taken = await coordinator.receive(provider, body, signature)
+    except BadNotice as refused:
+        log.warning("webhook_refused", why=str(refused))
+        return Receipt.REJECTED
+    except StoreError as error:
+        log.warning("webhook_not_stored", kind=type(error).__name__, error=str(error))
+        return Receipt.UNAVAILABLE
+    if taken is None:
+        return Receipt.IGNORED
+    return Receipt.ACCEPTED if taken else Receipt.DUPLICATE
+
+
+async def check_key(provider: PaymentProvider) -> None:
+    """Ask the provider once whether it accepts our key; one that is away is only warned about.
+
+    Raises: SettingsError, where it does not.
+    """
+    try:
+        async with asyncio.timeout(KEY_CHECK_S):
+            await provider.probe()
+    except Unauthorized as error:
+        raise SettingsError(
+            f"{provider.name} does not accept the key: {error}; set stripe_api_key to one that "
+            "may write checkout sessions and refunds"
+        ) from error
+    except (ProviderError, TimeoutError) as error:
+        log.warning(
+            "provider_not_reached",
+            provider=provider.name,
+            kind=type(error).__name__,
+            error=str(error),
+        )

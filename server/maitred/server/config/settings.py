@@ -1,0 +1,244 @@
+"""The settings of a server, each documented where it is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from maitred.server.config.spec import SettingsError, check, setting, specs_of
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one server."""
+
+    listen: str = setting(
+        "127.0.0.1:50051", "network", "TCP address, HOST:PORT; port 0 takes a free one; empty: none"
+    )
+    unix_socket: str = setting("", "network", "path of a UNIX socket to listen on; empty: none")
+    grace_s: float = setting(
+        10.0, "network", "time that running calls get when the server stops, in seconds", least=0
+    )
+    keepalive_time_s: float = setting(
+        30.0, "network", "a silent connection is pinged after so many seconds", least=1
+    )
+    keepalive_timeout_s: float = setting(
+        10.0, "network", "a ping unanswered for so many seconds ends the connection", least=1
+    )
+    min_ping_interval_s: float = setting(
+        10.0, "network", "clients may ping every so many seconds, not more often", least=0
+    )
+    max_receive_bytes: int = setting(
+        4 * 1024 * 1024, "network", "largest request, in bytes", least=1024
+    )
+    max_send_bytes: int = setting(
+        64 * 1024 * 1024, "network", "largest response, in bytes", least=1024
+    )
+    max_metadata_bytes: int = setting(
+        16 * 1024, "network", "largest metadata of a call, in bytes", least=1024
+    )
+    max_pending_calls: int = setting(
+        100_000, "network", "calls that may wait to be taken up before more are refused", least=1
+    )
+    unary_timeout_s: float = setting(
+        60.0,
+        "network",
+        "longest a call without a deadline may take, streams excepted, in seconds; 0: no bound",
+        least=0,
+    )
+    reflection: bool = setting(True, "network", "describe the contract to tools such as grpcurl")
+
+    tokens: str = setting(
+        "", "security", "file of bearer tokens (maitred token writes it); empty: local callers only"
+    )
+    tls_cert: str = setting("", "security", "PEM file of the server's certificate chain")
+    tls_key: str = setting("", "security", "PEM file of the server's private key")
+    tls_client_ca: str = setting(
+        "", "security", "PEM file of the authority that callers' certificates must come from"
+    )
+    allow_plaintext: bool = setting(
+        False, "security", "let tokens travel unencrypted beyond this machine"
+    )
+
+    data: str = setting(
+        "sqlite:maitred.db", "store", "where the data lives: sqlite:PATH, a path, or memory://"
+    )
+    backup_dir: str = setting(
+        "backups", "store", "directory that the Backup rpc writes into; made when it is needed"
+    )
+    store_max_bytes: int = setting(
+        0, "store", "largest database, in bytes; writes beyond it are refused; 0: no bound", least=0
+    )
+    store_queue: int = setting(
+        10_000, "store", "commits that may wait for the disk before more are refused", least=1
+    )
+    max_batch_wait_s: float = setting(
+        0.001,
+        "store",
+        "longest that commits wait for others to share the disk with, in seconds",
+        least=0,
+    )
+    cache_sessions: int = setting(
+        10_000, "store", "aggregates whose state is kept in memory", least=1
+    )
+
+    default_menu_id: str = setting("default", "sessions", "menu of sessions that name none")
+    opening_balance_minor: int = setting(
+        100_000, "sessions", "opening balance, in minor units of the currency", least=0
+    )
+    currency: str = setting("USD", "sessions", "currency of sessions that name none, ISO 4217")
+    idle_seconds: int = setting(
+        3600, "sessions", "a session expires after so many seconds without a write", least=1
+    )
+    retention_seconds: int = setting(
+        30 * 24 * 3600,
+        "sessions",
+        "an ended session is erased after so many seconds; 0: never",
+        least=0,
+    )
+    max_order_lines: int = setting(1000, "sessions", "most lines that one order may hold", least=1)
+    lock_timeout_s: float = setting(
+        10.0, "sessions", "longest that a command waits for its session, in seconds", least=0.001
+    )
+    heartbeat_s: float = setting(
+        15.0, "sessions", "a quiet watch says that it is alive every so many seconds", least=0.01
+    )
+
+    payments: str = setting(
+        "simulated", "payments", "who takes the money", choices=("simulated", "stripe")
+    )
+    tip_percentages: tuple[int, ...] = setting(
+        (10, 15, 20), "payments", "tip percentages that SetTip accepts, comma-separated"
+    )
+    payment_expiry_seconds: int = setting(
+        1800, "payments", "a link to pay dies after so many seconds", least=60
+    )
+    payment_rate_per_s: float = setting(
+        20.0,
+        "payments",
+        "most requests a second to each endpoint of the provider; guests who wait go first",
+        least=0.1,
+    )
+    payment_create_timeout_s: float = setting(
+        15.0, "payments", "longest that making a link may take, retries included", least=0.1
+    )
+    payment_create_delays_s: tuple[float, ...] = setting(
+        (1.0, 2.0, 4.0), "payments", "pauses before each retry of making a link, in seconds"
+    )
+    payment_poll_interval_s: float = setting(
+        2.0, "payments", "CheckPayment asks the provider again every so many seconds", least=0.05
+    )
+    payment_poll_timeout_s: float = setting(
+        5.0, "payments", "longest that one question about a payment may take", least=0.05
+    )
+    payment_check_wait_s: float = setting(
+        30.0, "payments", "longest that CheckPayment waits, whatever the caller allows", least=0
+    )
+    payment_check_polls: int = setting(
+        15, "payments", "most questions to the provider of one CheckPayment", least=1
+    )
+    payment_probe_ttl_s: float = setting(
+        30.0, "payments", "how long it holds that the provider answers, or does not", least=0
+    )
+    payment_probe_timeout_s: float = setting(
+        5.0, "payments", "longest that the provider may take to give a sign of life", least=0.05
+    )
+    stripe_api_key: str = setting(
+        "", "payments", "Stripe's key, best a restricted one (rk_...)", secret=True
+    )
+    stripe_webhook_secrets: tuple[str, ...] = setting(
+        (),
+        "payments",
+        "secrets of the webhook endpoint (whsec_...), two while they are rotated: A,B",
+        secret=True,
+    )
+    stripe_success_url: str = setting(
+        "", "payments", "page that guests come to when they have paid, such as a chat's link"
+    )
+    stripe_cancel_url: str = setting(
+        "", "payments", "page that guests come to when they turn back; empty: none"
+    )
+    stripe_api_base: str = setting(
+        "", "payments", "address of a stand-in for Stripe, for tests; empty: Stripe's own"
+    )
+    webhook_listen: str = setting(
+        "", "payments", "HTTP address of the webhook listener, HOST:PORT; empty: polls alone settle"
+    )
+    webhook_max_bytes: int = setting(
+        262_144, "payments", "largest message that the webhook listener takes, in bytes", least=1024
+    )
+    webhook_tolerance_s: int = setting(
+        300, "payments", "a message whose signature is older, in seconds, is refused", least=1
+    )
+    allow_simulated_fallback: bool = setting(
+        False, "payments", "simulate new payments while Stripe does not answer; development only"
+    )
+    simulated_dir: str = setting(
+        "", "payments", "directory of the simulated provider's books; empty: beside the data"
+    )
+    simulated_outcome: str = setting(
+        "manual",
+        "payments",
+        "what simulated guests do by themselves",
+        choices=("manual", "pay", "decline"),
+    )
+    simulated_delay_s: float = setting(
+        0.0, "payments", "how long simulated guests take, in seconds", least=0
+    )
+
+    log_format: str = setting(
+        "console", "telemetry", "shape of the log", choices=("console", "json")
+    )
+    log_level: str = setting(
+        "info",
+        "telemetry",
+        "least level that is logged",
+        choices=("debug", "info", "warning", "error"),
+    )
+    metrics_listen: str = setting(
+        "", "telemetry", "HTTP address of the Prometheus metrics, HOST:PORT; empty: none"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be."""
+        for spec in specs_of(Settings):
+            check(spec, getattr(self, spec.name))
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise SettingsError("tls_cert and tls_key are given together or not at all")
+        if self.tls_client_ca and not self.tls_cert:
+            raise SettingsError("tls_client_ca needs tls_cert and tls_key")
+        if not self.listen and not self.unix_socket:
+            raise SettingsError("nothing to listen on: set listen or unix_socket")
+        check_payments(self)
+
+
+LIVE_KEYS: Final = ("sk_live_", "rk_live_")
+TEST_KEYS: Final = ("sk_test_", "rk_test_")
+
+
+def check_payments(settings: Settings) -> None:
+    """Refuse settings under which real money could be missed, or simulated by mistake.
+
+    Raises: SettingsError.
+    """
+    key, live = settings.stripe_api_key, settings.stripe_api_key.startswith(LIVE_KEYS)
+    if settings.payments == "simulated":
+        if live:
+            raise SettingsError("payments are simulated but a live Stripe key is set: remove one")
+        if settings.webhook_listen or settings.allow_simulated_fallback:
+            raise SettingsError("webhook_listen and allow_simulated_fallback need payments stripe")
+        return
+    if not key:
+        raise SettingsError("payments stripe needs stripe_api_key")
+    if not key.startswith(LIVE_KEYS + TEST_KEYS):
+        raise SettingsError("stripe_api_key is no secret or restricted key: sk_... or rk_...")
+    if not settings.stripe_success_url.startswith(("https://", "http://")):
+        raise SettingsError("payments stripe needs stripe_success_url, where paid guests land")
+    if live and (settings.allow_simulated_fallback or settings.stripe_api_base):
+        raise SettingsError(
+            "allow_simulated_fallback and stripe_api_base are for tests: not with a live key"
+        )
+    if bool(settings.webhook_listen) != bool(settings.stripe_webhook_secrets):
+        raise SettingsError(
+            "webhook_listen and stripe_webhook_secrets are given together or not at all"
+        )

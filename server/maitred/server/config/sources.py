@@ -1,0 +1,177 @@
+"""Where settings come from: a flag, else a variable, else a TOML file, else the default."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from maitred.server.config.settings import Settings
+from maitred.server.config.spec import PREFIX, SettingsError, Spec, specs_of
+
+CLIENT_VARIABLES: Final = frozenset(
+    {"MAITRED_CONFIG", "MAITRED_ADDRESS", "MAITRED_TOKEN", "MAITRED_CA"}
+)
+"""Variables with the prefix that are no settings of the server: its file, and how to reach one."""
+
+
+_WORDS: Final = {"1": True, "true": True, "yes": True, "on": True} | {
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+_WANTED: Final[Mapping[Any, str]] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "yes or no",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[float, ...]: "a list of numbers",
+}
+
+
+def parse(spec: Spec, text: str) -> Any:
+    """Read a value as it stands on a command line or in the environment.
+
+    Raises: SettingsError.
+    """
+    try:
+        if typing.get_origin(spec.type) is tuple:
+            item = typing.get_args(spec.type)[0]
+            return tuple(item(part) for part in text.split(",") if part.strip())
+        if spec.type is bool:
+            return _WORDS[text.strip().lower()]
+        return spec.type(text)
+    except (ValueError, KeyError):
+        raise SettingsError(f"{spec.name}: {text!r} is not {_WANTED[spec.type]}") from None
+
+
+def _from_toml(spec: Spec, value: Any) -> Any:
+    if typing.get_origin(spec.type) is not tuple:
+        return _as_type(spec, spec.type, value)
+    if not isinstance(value, list):
+        raise _wrong_type(spec, value)
+    item = typing.get_args(spec.type)[0]
+    return tuple(_as_type(spec, item, part) for part in value)
+
+
+def _as_type(spec: Spec, wanted: Any, value: Any) -> Any:
+    if type(value) is wanted:
+        return value
+    if wanted is float and type(value) is int:
+        return float(value)
+    raise _wrong_type(spec, value)
+
+
+def _wrong_type(spec: Spec, value: Any) -> SettingsError:
+    return SettingsError(f"{spec.name}: {value!r} in the file has the wrong type")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant; empty where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises what is wrong in one line, with the nearest known flag."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises: SettingsError."""
+        raise SettingsError(message)
+
+    def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse all of `argv`.
+
+        Raises: SettingsError.
+        """
+        namespace, rest = self.parse_known_args(argv)
+        if rest:
+            unknown = rest[0].partition("=")[0]
+            kind = "flag" if unknown.startswith("-") else "argument"
+            hint = nearest(unknown, self.flags(namespace)) if kind == "flag" else ""
+            raise SettingsError(f"unknown {kind} {unknown}{hint}")
+        return namespace
+
+    def flags(self, namespace: argparse.Namespace) -> list[str]:
+        """List the flags that would have been accepted."""
+        parser: argparse.ArgumentParser = getattr(namespace, "parser", self)
+        return [flag for action in parser._actions for flag in action.option_strings]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser one flag for every setting, and `--config`."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file of settings (MAITRED_CONFIG; default: none)"
+    )
+    groups: dict[str, Any] = {}
+    for spec in specs_of(Settings):
+        group = groups.get(spec.group) or parser.add_argument_group(spec.group)
+        groups[spec.group] = group
+        options: dict[str, Any] = {"dest": spec.name, "default": argparse.SUPPRESS}
+        if spec.type is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = "|".join(spec.choices) or "VALUE"
+        text = f"{spec.help} ({spec.env}; default: {spec.show_default()})".replace("%", "%%")
+        group.add_argument(spec.flag, help=text, **options)
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Put settings together from parsed flags, the environment and the file that either names.
+
+    Raises: SettingsError.
+    """
+    known = {spec.name: spec for spec in specs_of(Settings)}
+    values: dict[str, Any] = {}
+    path = flags.get("config") or environ.get("MAITRED_CONFIG")
+    if path:
+        values.update(_read_file(Path(path), known))
+    by_variable = {spec.env: spec for spec in known.values()}
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES:
+            continue
+        if variable not in by_variable:
+            raise SettingsError(f"unknown variable {variable}{nearest(variable, by_variable)}")
+        spec = by_variable[variable]
+        values[spec.name] = parse(spec, text)
+    for name, value in flags.items():
+        if name in known:
+            values[name] = parse(known[name], value) if isinstance(value, str) else value
+    return Settings(**values)
+
+
+def _read_file(path: Path, known: Mapping[str, Spec]) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from None
+    for name in found:
+        if name not in known:
+            raise SettingsError(f"unknown key {name} in {path}{nearest(name, known)}")
+    return {name: _from_toml(known[name], value) for name, value in found.items()}
+
+
+def settings_from(
+    argv: Sequence[str] = (), environ: Mapping[str, str] = types.MappingProxyType({})
+) -> Settings:
+    """Load settings from a bare list of flags and an environment.
+
+    Raises: SettingsError.
+    """
+    parser = Parser(prog="maitred serve", add_help=False)
+    add_arguments(parser)
+    return load(vars(parser.parse_strictly(argv)), environ)

@@ -1,0 +1,128 @@
+"""What is done once a day: the provider's list of paid payments is held against ours.
+
+Polls and notices find all of them sooner; this finds what a lost notice, a restored backup or a
+mistake of ours left out, money of payments that nobody here knows above all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import structlog
+
+from maitred.server.domain.snapshots import ProviderSnapshot
+from maitred.server.engine.engine import Engine
+from maitred.server.errors import MaitredError
+from maitred.server.payments.gateway import Gateways
+from maitred.server.payments.inbox import Inbox
+from maitred.server.payments.provider import ProviderError
+from maitred.server.payments.records import Records
+from maitred.server.payments.worker import Worker
+from maitred.server.stores.base import StoreError
+from maitred.server.telemetry import metrics
+from maitred.v1.state_pb2 import PAYMENT_METHOD_PROVIDER, PAYMENT_STATUS_SUCCEEDED
+
+EVERY_S = 24 * 3600.0
+AFTER_TROUBLE_S = 600.0
+REACH_S = 48 * 3600
+"""How far back the list goes: twice the longest life of a link."""
+
+TAKE_UP_EVERY_S = 60.0
+"""How soon notices that another server took in and left are found."""
+
+LEASE = "payment-sweep"
+LEASE_S = 3600.0
+NS = 1_000_000_000
+
+log = structlog.get_logger(__name__)
+
+
+class Sweep:
+    """Runs at the start and then once a day, on one server at a time."""
+
+    def __init__(
+        self, engine: Engine, gateways: Gateways, records: Records, worker: Worker, inbox: Inbox
+    ) -> None:
+        self._engine = engine
+        self._gateways = gateways
+        self._records = records
+        self._worker = worker
+        self._inbox = inbox
+        self._owner = secrets.token_hex(8)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Work in the background."""
+        self._tasks = [
+            asyncio.create_task(self._sweep_for_ever(), name="payment-sweep"),
+            asyncio.create_task(self._take_up_for_ever(), name="payment-notices-left"),
+        ]
+
+    async def stop(self) -> None:
+        """End the work; it is begun anew by the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def run(self) -> int:
+        """Compare both lists and clear the inbox; answers how many payments had to be mended.
+
+        Raises: ProviderError, MaitredError, StoreError.
+        """
+        mended = 0
+        since_ns = self._engine.clock.now_ns() - REACH_S * NS
+        for gateway in self._gateways.all:
+            async for snapshot in gateway.completed(since_ns):
+                mended += await self._compare(gateway.name, snapshot)
+        await self._inbox.purge()
+        return mended
+
+    async def _compare(self, provider: str, snapshot: ProviderSnapshot) -> bool:
+        name = snapshot.payment_id
+        payment = await self._records.stored(name) if name else None
+        known = payment is not None and payment.provider_payment_id in (
+            "",
+            snapshot.provider_payment_id,
+        )
+        if payment is None or not known:
+            report_orphan(provider, snapshot)
+            return False
+        if (payment.status, payment.method) == (PAYMENT_STATUS_SUCCEEDED, PAYMENT_METHOD_PROVIDER):
+            return False
+        return await self._worker.apply(payment.session_id, payment.payment_id, snapshot, "sweep")
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            pause_s = EVERY_S
+            try:
+                if await self._engine.store.lease(LEASE, self._owner, LEASE_S) is None:
+                    pause_s = LEASE_S
+                else:
+                    log.info("payments_compared", mended=await self.run())
+            except (ProviderError, MaitredError, StoreError) as error:
+                pause_s = AFTER_TROUBLE_S
+                log.warning("sweep_failed", kind=type(error).__name__, error=str(error))
+            await asyncio.sleep(pause_s)
+
+    async def _take_up_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TAKE_UP_EVERY_S)
+            try:
+                await self._inbox.take_up()
+            except StoreError as error:
+                log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
+
+
+def report_orphan(provider: str, snapshot: ProviderSnapshot) -> None:
+    """Call for a person: money came in for something that is not in our books."""
+    metrics.ORPHAN_PAYMENTS.inc()
+    log.error(
+        "orphan_payment",
+        provider=provider,
+        provider_payment=snapshot.provider_payment_id,
+        payment=snapshot.payment_id,
+        status=snapshot.status,
+        amount=snapshot.minor_units,
+        currency=snapshot.currency,
+    )
