@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,6 +22,8 @@ PATH: Final = "/webhooks/stripe"
 KEY_CHECK_S: Final = 2.0
 """A provider that is away must not keep the server from serving all that needs no provider."""
 
+REFUSALS_TOLD_EVERY_S: Final = 60.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,31 +38,48 @@ async def listen(
     from maitred.server.http.webhooks import webhook_app
 
     host, port = split_address(settings.webhook_listen, "webhook_listen")
-    app = webhook_app(
-        partial(_take, coordinator, provider), path=PATH, max_bytes=settings.webhook_max_bytes
-    )
+    door = _Door(coordinator, provider)
+    app = webhook_app(door.take, path=PATH, max_bytes=settings.webhook_max_bytes)
     listener = HttpListener(app, host, port)
     await listener.start()
     log.info("listening_for_webhooks", url=f"{listener.url}{PATH}")
     return listener
 
 
-async def _take(
-    coordinator: PaymentCoordinator, provider: str, body: bytes, signature: str
-) -> Receipt:
-    from maitred.server.http.webhooks import Receipt  # the listener runs: it is imported already
+class _Door:
+    """Hands messages over and says what came of them."""
 
-    try:
-        taken = await coordinator.receive(provider, body, signature)
-    except BadNotice as refused:
-        log.warning("webhook_refused", why=str(refused))
-        return Receipt.REJECTED
-    except StoreError as error:
-        log.warning("webhook_not_stored", kind=type(error).__name__, error=str(error))
-        return Receipt.UNAVAILABLE
-    if taken is None:
-        return Receipt.IGNORED
-    return Receipt.ACCEPTED if taken else Receipt.DUPLICATE
+    def __init__(self, coordinator: PaymentCoordinator, provider: str) -> None:
+        self._coordinator = coordinator
+        self._provider = provider
+        self._refusals = 0
+        self._told_s = -REFUSALS_TOLD_EVERY_S
+
+    async def take(self, body: bytes, signature: str) -> Receipt:
+        """Make a message durable."""
+        from maitred.server.http.webhooks import (
+            Receipt,  # the listener runs: it is imported already
+        )
+
+        try:
+            taken = await self._coordinator.receive(self._provider, body, signature)
+        except BadNotice as refused:
+            self._refuse(str(refused))
+            return Receipt.REJECTED
+        except StoreError as error:
+            log.warning("webhook_not_stored", kind=type(error).__name__, error=str(error))
+            return Receipt.UNAVAILABLE
+        if taken is None:
+            return Receipt.IGNORED
+        return Receipt.ACCEPTED if taken else Receipt.DUPLICATE
+
+    def _refuse(self, why: str) -> None:
+        """Tell of refused messages now and then: a wrong secret shows, strangers write no log."""
+        self._refusals += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._told_s >= REFUSALS_TOLD_EVERY_S:
+            log.warning("webhooks_refused", count=self._refusals, last=why)
+            self._refusals, self._told_s = 0, now_s
 
 
 async def check_key(provider: PaymentProvider) -> None:

@@ -209,7 +209,7 @@ class PaymentCoordinator:
             raise BadNotice(f"no provider {provider!r} takes payments here")
         notice = gateway.provider.read_notice(body, signature)
         if notice.foreign or not (notice.reference or notice.payment_id):
-            log.info("notice_ignored", kind=notice.kind, reason=notice.foreign or "no payment's")
+            log.debug("notice_ignored", kind=notice.kind, reason=notice.foreign or "no payment's")
             return None
         return await self.inbox.receive(provider, notice)
 
