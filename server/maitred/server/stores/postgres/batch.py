@@ -44,7 +44,7 @@ class Attempt:
         return await self._run_any(commits)
 
     async def _run_plain(self, appends: list[Append]) -> list[Answer]:
-        columns = _columns(appends)
+        columns = plain_columns(appends)
         columns["lane"] = self._lane
         connection = self._connection
         cursor = connection.cursor(binary=True)
@@ -126,7 +126,8 @@ def _is_plain(commit: Commit) -> bool:
     return appends[0].base > 0 and appends[0].index is None
 
 
-def _columns(appends: list[Append]) -> Parameters:
+def plain_columns(appends: list[Append]) -> Parameters:
+    """Return appends as the columns that the statement `append` takes in."""
     (refs, bases, commits, requests, fingerprints, times, changes, *rest) = zip(
         *appends, strict=True
     )

@@ -75,7 +75,8 @@ class Target:
         Raises: ValueError.
         """
         # By hand: libpq reads the rest its own way, many hosts and plus signs included.
-        place, _, query = url.partition("?")
+        scheme, _, rest = url.partition("://")
+        place, _, query = f"{scheme.lower()}://{rest}".partition("?")
         pairs = [pair.partition("=") for pair in query.split("&") if pair]
         own = {name: value for name, _, value in pairs if name in _OWN_PARAMETERS}
         rest = "&".join("".join(pair) for pair in pairs if pair[0] not in _OWN_PARAMETERS)
@@ -88,9 +89,9 @@ class Target:
         try:
             plain = f"{place}?{rest}" if rest else place
             settings = conninfo_to_dict(plain)
-        except psycopg.Error as error:
-            # The text of the error may hold the password of the URL.
-            raise ValueError("libpq does not understand the URL of the database") from error
+        except psycopg.Error:
+            # The text of libpq's error may hold the password of the URL.
+            raise ValueError("libpq does not understand the URL of the database") from None
         merged = {name: value for name, value in DEFAULTS.items() if name not in settings}
         self.conninfo = make_conninfo(plain, **merged)
         host = settings.get("host") or settings.get("hostaddr") or "the local socket"

@@ -11,6 +11,11 @@ _HERE = resources.files(__package__ or __name__)
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """The database's clock in microseconds; also that of PostgreSQL's relatives."""
 
+_MINE: Final = (
+    "CASE WHEN a.version > t.base THEN (SELECT m.commit_id FROM maitred.events m"
+    " WHERE m.kind = a.kind AND m.id = a.id AND m.version = t.base + 1) END"
+)
+
 _MINIMUM = re.compile(r"^-- minimum server: (\d+)$", re.MULTILINE)
 
 
@@ -30,7 +35,9 @@ def _statements() -> dict[str, bytes]:
     for part in re.split(r"^-- name: ", text, flags=re.MULTILINE)[1:]:
         name, _, rest = part.partition("\n")
         lines = [line for line in rest.splitlines() if not line.startswith("--")]
-        found[name.strip()] = "\n".join(lines).strip().replace("{clock}", CLOCK).encode()
+        statement = "\n".join(lines).strip()
+        statement = statement.replace("{clock}", CLOCK).replace("{mine}", _MINE)
+        found[name.strip()] = statement.encode()
     return found
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -20,6 +21,7 @@ import structlog
 
 from maitred.server.stores.base import StoreError
 from maitred.server.stores.postgres.errors import translate
+from maitred.server.stores.postgres.feed import LANES
 from maitred.server.stores.postgres.reader import read_lanes, read_moved
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ LOOK_GROWTH: Final = 1.2
 
 PAGE: Final = 2000
 """Names read at once from each lane."""
+
+_BEFORE: Final = 2_000_000 * LANES
+"""Two seconds in positions, which follow the database's clock in microseconds."""
 
 HINT_S: Final = 0.05
 """Between two hints sent: they say only that there is something to see."""
@@ -114,15 +119,16 @@ class Wakeups:
             self._look_now.clear()
 
     async def _look_once(self, places: Cursor | None) -> tuple[Cursor, bool]:
-        if places is None:
-            # Whoever listens has begun with a look of its own, after which this one comes.
-            return await self._pool.run(read_lanes), False
+        """Publish what moved behind these places; answer where that ends, and if others moved."""
         newest = await self._pool.run(read_lanes)
+        if places is None:
+            # From a little earlier: what was committed since the listeners' own first look, too.
+            places = {lane: max(0, place - _BEFORE) for lane, place in newest.items()}
         behind = {lane: place for lane, place in places.items() if newest.get(lane, 0) > place}
         others = behind.keys() - {self._lane}
         while behind:
             refs, reached, more = await self._pool.run(
-                lambda connection, behind=behind: read_moved(connection, behind, PAGE)  # type: ignore[misc]  # mypy wants no default in a lambda
+                partial(read_moved, cursor=behind, limit=PAGE)
             )
             self._changes.publish(refs)
             places = {**places, **reached}

@@ -67,7 +67,7 @@ CREATE TABLE IF NOT EXISTS maitred.events (
     PRIMARY KEY (kind, id, version)
 );
 
-CREATE UNIQUE INDEX IF NOT EXISTS events_by_request ON maitred.events (kind, id, request_id)
+CREATE UNIQUE INDEX IF NOT EXISTS events_by_request ON maitred.events (request_id, kind, id)
     WHERE request_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_by_position ON maitred.events (lane, position);
 
