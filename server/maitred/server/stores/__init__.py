@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maitred.server.stores.base import Store
 
-__all__ = ["create_store"]
+__all__ = ["create_store", "without_password"]
 
 _ACCEPTED = "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, the path of a file, or postgresql://…"
 
@@ -33,6 +33,12 @@ def create_store(url: str, **options: Any) -> Store:
         case "postgresql" | "postgres" if rest.startswith("//"):
             return _postgres(url, options)
     raise ValueError(f"unknown store {url!r}: use {_ACCEPTED}")
+
+
+def without_password(url: str) -> str:
+    """Return a store's URL as it may be logged."""
+    url = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:…@", url)
+    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=…", url)
 
 
 def _postgres(url: str, options: dict[str, Any]) -> Store:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,7 +24,6 @@ from maitred.server.stores.base import (
     Lease,
     Loaded,
     Outcome,
-    OutcomeUnknown,
     Progress,
     Record,
     Ref,
@@ -42,14 +40,14 @@ from maitred.server.stores.inbox import LINGER_S, QUEUE_COMMITS
 from maitred.server.stores.postgres import jobs, reader
 from maitred.server.stores.postgres.combine import Combiner
 from maitred.server.stores.postgres.connection import (
-    Connection,
     Connector,
     Pool,
     Target,
     deadline,
 )
 from maitred.server.stores.postgres.errors import translate
-from maitred.server.stores.postgres.feed import LANES, decode_cursor, encode_cursor
+from maitred.server.stores.postgres.feed import decode_cursor, encode_cursor
+from maitred.server.stores.postgres.housekeeping import Housekeeping
 from maitred.server.stores.postgres.schema import Prepared, prepare
 from maitred.server.stores.postgres.wakeups import Wakeups
 from maitred.server.stores.postgres.writer import Writer
@@ -61,11 +59,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 MAX_SKEW_S: Final = 1.0
-LANE_LEASE_S: Final = 60.0
 OPEN_S: Final = 120.0
 """Opening may wait for another server that migrates."""
 
-_RENEW_S = LANE_LEASE_S / 3
 _SCAN_REFS = 200
 
 
@@ -99,14 +95,12 @@ class PostgresStore:
         self._queue_commits = queue_commits
         self._linger_s = linger_s
         self._clock_ns = clock_ns
-        self._owner = os.urandom(8).hex()
-        self._lane = 0
         self._changes = Changes()
         self._open = False
         self._writer: Writer | None = None
         self._pool: Pool | None = None
         self._wakeups: Wakeups | None = None
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._house: Housekeeping | None = None
         self._heads = Combiner(self._read_heads)
         self._versions = Combiner(self._read_versions)
         self._forgetting: set[asyncio.Task[Outcome]] = set()
@@ -136,36 +130,32 @@ class PostgresStore:
             except (psycopg.Error, OSError) as error:
                 made = translate(error)
                 raise type(made)(f"cannot use {self._target.name}: {made}") from error
-            self._lane = await self._take_lane(pool)
-            for ref, version in await pool.run(jobs.interrupted):
-                await self._delete(pool, ref, version)
-                _log.info("an interrupted deletion was finished", kind=ref.kind.name)
+            house = Housekeeping(pool)
+            await house.begin()
             undo.pop_all()
         self._pool = pool
-        self._wakeups = Wakeups(pool, connector, self._changes, self._lane, hints=self._hints)
+        self._house = house
+        self._wakeups = Wakeups(pool, connector, self._changes, house.lane, hints=self._hints)
         self._wakeups.start()
         self._writer = Writer(
             connector,
             connection,
             self._changes,
-            lane=self._lane,
+            lane=house.lane,
             wrote=self._wakeups.wrote,
             queue_commits=self._queue_commits,
             linger_s=self._linger_s,
         )
-        self._housekeeping = asyncio.get_running_loop().create_task(
-            self._keep_house(pool), name="maitred-postgres-housekeeping"
-        )
         self._open = True
-        return self._info(prepared)
+        return self._info(prepared, house.lane)
 
-    def _info(self, prepared: Prepared) -> StoreInfo:
+    def _info(self, prepared: Prepared, lane: int) -> StoreInfo:
         _log.info(
             "store opened",
             database=self._target.name,
             engine=prepared.engine,
             schema=prepared.schema,
-            lane=self._lane,
+            lane=lane,
             epoch=prepared.epoch.hex(),
         )
         return StoreInfo(
@@ -178,55 +168,31 @@ class PostgresStore:
             backup=False,
         )
 
-    async def _take_lane(self, pool: Pool) -> int:
-        """Take a lane of one's own, or share one where there are more servers than lanes."""
-        for lane in range(LANES):
-            if await pool.run(partial(self._lease_lane, lane=lane)):
-                return lane
-        return int(self._owner, 16) % LANES
-
-    async def _lease_lane(self, connection: Connection, lane: int) -> bool:
-        name = f"{_LANE}{lane}"
-        return await jobs.lease(connection, name, self._owner, LANE_LEASE_S) is not None
-
-    async def _keep_house(self, pool: Pool) -> None:
-        """Keep the lane, and delete what has expired."""
-        while True:
-            await asyncio.sleep(_RENEW_S)
-            try:
-                # Lost it to another server, this one shares it: slower, and as right as before.
-                await pool.run(partial(self._lease_lane, lane=self._lane), writes=True)
-                while await pool.run(jobs.expire_claims, writes=True):
-                    pass
-            except StoreError as error:
-                _log.warning("housekeeping failed", error=str(error))
-
     async def close(self) -> None:
         """Commit what is queued, then close."""
         if not self._open:
             return
         self._open = False
         self._changes.close()
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            await asyncio.gather(self._housekeeping, return_exceptions=True)
         if self._writer is not None:
             await self._writer.close()
         if self._wakeups is not None:
             await self._wakeups.close()
         while self._forgetting:
             await asyncio.wait(self._forgetting)
+        if self._house is not None:
+            await self._house.end()
         if self._pool is not None:
-            with contextlib.suppress(StoreError):
-                await self._pool.run(
-                    partial(jobs.end_lease, name=f"{_LANE}{self._lane}", owner=self._owner)
-                )
             await self._pool.close()
 
     def _reading(self) -> Pool:
         if self._pool is None or not self._open:
             raise StoreUnavailable("the store is closed")
         return self._pool
+
+    def _keeping(self) -> Housekeeping:
+        assert self._house is not None
+        return self._house
 
     # ---------------------------------------------------------------- writing
 
@@ -243,8 +209,9 @@ class PostgresStore:
 
     async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest; goes on if the caller is cancelled."""
-        pool = self._reading()
-        task = asyncio.get_running_loop().create_task(self._forget(pool, ref, base, last))
+        pool, house = self._reading(), self._keeping()
+        work = self._forget(pool, house, ref, base, last)
+        task = asyncio.get_running_loop().create_task(work)
         self._forgetting.add(task)
         task.add_done_callback(self._forgot)
         return await asyncio.shield(task)
@@ -255,24 +222,17 @@ class PostgresStore:
             # Looked at, because nobody else does where the caller was cancelled.
             task.exception()
 
-    async def _forget(self, pool: Pool, ref: Ref, base: int, last: Append) -> Outcome:
-        outcome = await pool.run(
-            partial(jobs.bury, lane=self._lane, ref=ref, base=base, last=last), writes=True
-        )
+    async def _forget(
+        self, pool: Pool, house: Housekeeping, ref: Ref, base: int, last: Append
+    ) -> Outcome:
+        bury = partial(jobs.bury, lane=house.lane, ref=ref, base=base, last=last)
+        outcome = await pool.run(bury, writes=True)
         if isinstance(outcome, Committed):
             self._changes.publish([ref])
             if self._wakeups is not None:
                 self._wakeups.wrote()
-            await self._delete(pool, ref, base + 1)
+            await house.delete(ref, base + 1)
         return outcome
-
-    async def _delete(self, pool: Pool, ref: Ref, version: int) -> None:
-        try:
-            while await pool.run(partial(jobs.forget_piece, ref=ref, version=version), writes=True):
-                pass
-        except StoreError as error:
-            # Buried it is; what a tombstone still has to delete is found again.
-            raise OutcomeUnknown(f"the deletion was interrupted: {error}") from error
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
         """Erase the personal parts of those events."""
@@ -429,6 +389,3 @@ class PostgresStore:
             "a PostgreSQL database is backed up by its own tools: continuous archiving"
             " (point-in-time recovery), or pg_dump; see docs/postgresql.md"
         )
-
-
-_LANE = "maitred lane "
