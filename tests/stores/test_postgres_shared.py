@@ -491,3 +491,25 @@ async def test_an_interrupted_deletion_is_finished_by_whoever_opens(
     left = postgres.execute("SELECT version FROM maitred.events", url=url)
     assert left == [(4,)]
     assert postgres.execute("SELECT * FROM maitred.forgetting", url=url) == []
+
+
+async def test_a_row_that_somebody_holds_keeps_up_no_other_commit(
+    url: str, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's open transaction makes its own aggregate unavailable, and only that one."""
+    monkeypatch.setattr(
+        "maitred.server.stores.postgres.connection.SESSION", ("SET lock_timeout = '200ms'",)
+    )
+    store = await opened()
+    refs = [new_ref() for _ in range(8)]
+    for ref in refs:
+        await put(store, new_commit(ref, 0))
+    async with await psycopg.AsyncConnection.connect(url) as operator:
+        statement = "SELECT 1 FROM maitred.aggregates WHERE id = %s FOR UPDATE"
+        await operator.execute(statement, (refs[3].id,))
+        outcomes = await asyncio.gather(*(put(store, new_commit(ref, 1)) for ref in refs))
+    again = await put(store, new_commit(refs[3], 1))
+
+    assert isinstance(outcomes.pop(3), StoreUnavailable)
+    assert outcomes == [Committed()] * 7
+    assert again == Committed()

@@ -152,9 +152,12 @@ class Connector:
             raise
         return connection
 
-    def gone(self, error: BaseException) -> None:
-        """Note that the server went away, if that is what an error means."""
-        if is_stale(error):
+    def note(self, error: BaseException, *, lost: bool) -> None:
+        """Note that the server went away, if that is what an error means.
+
+        Connections that idle may have ended too, without anybody having told them.
+        """
+        if lost or is_stale(error):
             self.generation += 1
 
 
@@ -233,7 +236,7 @@ class Pool:
     async def _give_up(self, connection: Connection, error: BaseException) -> None:
         """Raises: _LostError or StoreError, whatever the error means; else returns."""
         lost = is_lost(connection)
-        self._connector.gone(error)
+        self._connector.note(error, lost=lost)
         # An error is rare enough not to wonder in what state it left the connection.
         cut(connection)
         await connection.close()

@@ -49,6 +49,11 @@ def is_raced(error: BaseException) -> bool:
     return code_of(error) in _RACED
 
 
+def is_blocked(error: BaseException) -> bool:
+    """Tell whether somebody else held a lock for too long."""
+    return code_of(error) == "55P03"
+
+
 def is_misfit(error: BaseException) -> bool:
     """Tell whether the data of one commit is to blame."""
     return isinstance(error, MISFITS) or code_of(error)[:2] in {"22", "23", "54"}

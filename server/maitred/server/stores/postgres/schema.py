@@ -98,6 +98,11 @@ async def _recognise(connection: Connection) -> str:
         )
     if found.get("fsync") == "off":
         _log.warning("fsync is off: acknowledged commits are lost when the machine goes down")
+    if found.get("synchronous_commit") in ("local", "remote_write"):
+        _log.warning(
+            "acknowledged commits may not be on a standby's disk",
+            synchronous_commit=found["synchronous_commit"],
+        )
     if not found.get("synchronous_standby_names", "unknown"):
         _log.warning("no synchronous standby: acknowledged commits can be lost in a failover")
     return engine

@@ -167,7 +167,7 @@ class Wakeups:
                 _log.info("this database gives no hints", error=str(translate(error)))
                 return
             except (psycopg.Error, OSError) as error:
-                self._connector.gone(error)
+                self._connector.note(error, lost=True)
                 await asyncio.sleep(RETRY_S)
             finally:
                 await connection.close()

@@ -24,6 +24,7 @@ from maitred.server.stores.postgres.batch import Attempt
 from maitred.server.stores.postgres.connection import cut, deadline, is_fresh
 from maitred.server.stores.postgres.errors import (
     MISFITS,
+    is_blocked,
     is_lost,
     is_misfit,
     is_raced,
@@ -49,6 +50,9 @@ ATTEMPTS: Final = 12
 
 RACES: Final = 3
 """How often a batch is decided anew because something appeared between reading and writing."""
+
+ALONE_S: Final = 8.0
+"""How long the commits of one batch may take when they are applied one by one."""
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.002, 0.1
 
@@ -170,8 +174,9 @@ class Writer:
                     return await attempt.run(commits)
             except (psycopg.Error, OSError, *MISFITS) as error:
                 failure = error
-                self._connector.gone(error)
-                if is_lost(connection):
+                lost = is_lost(connection)
+                self._connector.note(error, lost=lost)
+                if lost:
                     await self._drop()
                     return [_lost(error, unknown=attempt.committing)] * len(commits)
                 await self._roll_back(connection)
@@ -184,14 +189,27 @@ class Writer:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
         assert failure is not None
-        spoilt = is_raced(failure) or is_misfit(failure)
-        if spoilt and len(commits) > 1:
-            return [answer for commit in commits for answer in await self._apply([commit])]
+        if len(commits) > 1 and (is_raced(failure) or is_misfit(failure) or is_blocked(failure)):
+            return await self._apply_each(commits)
         if is_raced(failure):
             made = CorruptData(f"the log and the head of an aggregate disagree: {failure}")
             made.__cause__ = failure
             return [made]
         return [translate(failure)] * len(commits)
+
+    async def _apply_each(self, commits: Sequence[Commit]) -> list[Answer]:
+        """Apply commits one by one, so that one that is refused, or has to wait, spoils no other.
+
+        Not for ever: where many wait for locks of others, the rest is given up.
+        """
+        answers: list[Answer] = []
+        give_up_at = self._loop.time() + ALONE_S
+        for commit in commits:
+            if self._loop.time() > give_up_at:
+                answers.append(StoreUnavailable("others hold the locks of too many aggregates"))
+            else:
+                answers += await self._apply([commit])
+        return answers
 
     async def _connected(self) -> Connection:
         """Return the connection, another one where it has ended. Raises: StoreUnavailable."""
