@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
+
+if TYPE_CHECKING:
+    from tests.support.postgres import PostgresServer
 
 # Read by grpc when it is first imported: its notes on connections that a test cuts are noise.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -21,3 +26,12 @@ settings.register_profile(
 )
 settings.register_profile("campaign", deadline=None, print_blob=True, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL that the tests of one process share; each has a database of its own."""
+    from tests.support.postgres import running_postgres  # its driver is needed by few
+
+    with running_postgres() as server:
+        yield server

@@ -26,7 +26,7 @@ from maitred.server.engine.clock import Clock, Ids
 from maitred.server.engine.engine import Engine
 from maitred.server.http import MissingExtra
 from maitred.server.http.listener import HttpBindError, HttpListener
-from maitred.server.stores import create_store
+from maitred.server.stores import create_store, without_password
 from maitred.server.stores.base import Store, StoreError
 from maitred.server.telemetry import metrics
 
@@ -155,7 +155,7 @@ class Server:
             unix_socket=settings.unix_socket or "none",
             tls="mutual" if settings.tls_client_ca else "yes" if settings.tls_cert else "no",
             store=info.engine,
-            data=settings.data,
+            data=without_password(settings.data),
             payments=settings.payments,
             metrics_port=self.metrics_port or "none",
         )

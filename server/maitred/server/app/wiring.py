@@ -77,6 +77,9 @@ def books_directory(settings: Settings) -> Path | None:
     if settings.data.lower().startswith("memory:"):
         return None
     path = settings.data
+    if path.lower().startswith(("postgresql:", "postgres:")):
+        # It names no folder of this machine; several servers set `simulated_dir` to one they share.
+        return Path.cwd()
     if path.lower().startswith("sqlite:"):
         path = path[len("sqlite:") :].removeprefix("//")
     return Path(path).absolute().parent

@@ -61,7 +61,9 @@ class Settings:
     )
 
     data: str = setting(
-        "sqlite:maitred.db", "store", "where the data lives: sqlite:PATH, a path, or memory://"
+        "sqlite:maitred.db",
+        "store",
+        "where the data lives: sqlite:PATH, a path, postgresql://…, redis://…, or memory://",
     )
     backup_dir: str = setting(
         "backups", "store", "directory that the Backup rpc writes into; made when it is needed"

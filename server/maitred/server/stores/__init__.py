@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maitred.server.stores.base import Store
 
-__all__ = ["create_store"]
+__all__ = ["create_store", "without_password"]
 
-_ACCEPTED = "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH or the path of a file"
+_ACCEPTED = "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, the path of a file, or postgresql://…"
 
 
 def create_store(url: str, **options: Any) -> Store:
@@ -30,4 +30,24 @@ def create_store(url: str, **options: Any) -> Store:
             from maitred.server.stores.sqlite import SqliteStore  # only the engine chosen
 
             return SqliteStore(path, **options)
+        case "postgresql" | "postgres" if rest.startswith("//"):
+            return _postgres(url, options)
     raise ValueError(f"unknown store {url!r}: use {_ACCEPTED}")
+
+
+def without_password(url: str) -> str:
+    """Return a store's URL as it may be logged."""
+    url = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:…@", url)
+    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=…", url)
+
+
+def _postgres(url: str, options: dict[str, Any]) -> Store:
+    if options.pop("max_bytes", None):
+        raise ValueError("the size of a PostgreSQL database cannot be bounded from here")
+    try:
+        from maitred.server.stores.postgres import PostgresStore  # only the engine chosen
+    except ImportError as error:
+        raise ValueError(
+            f"PostgreSQL needs its driver: pip install 'maitred[postgres]' ({error})"
+        ) from error
+    return PostgresStore(url, **options)

@@ -36,6 +36,7 @@ from maitred.server.stores.base import (
     Table,
 )
 from maitred.server.stores.changes import Changes
+from maitred.server.stores.inbox import LINGER_S, QUEUE_COMMITS
 from maitred.server.stores.sqlite import jobs, reader
 from maitred.server.stores.sqlite.backup import back_up
 from maitred.server.stores.sqlite.connection import (
@@ -45,7 +46,6 @@ from maitred.server.stores.sqlite.connection import (
     translate,
     uri,
 )
-from maitred.server.stores.sqlite.inbox import LINGER_S, QUEUE_COMMITS
 from maitred.server.stores.sqlite.lockfile import LockFile
 from maitred.server.stores.sqlite.schema import Prepared, prepare
 from maitred.server.stores.sqlite.sql import SQL

@@ -19,16 +19,16 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreUnavailable,
 )
-from maitred.server.stores.sqlite.batch import Answer, run_batch
-from maitred.server.stores.sqlite.connection import Channel, is_io_error, translate
-from maitred.server.stores.sqlite.decide import REFUSALS, RowsDisagree, refusal
-from maitred.server.stores.sqlite.inbox import (
+from maitred.server.stores.inbox import (
     LINGER_S,
     QUEUE_COMMITS,
     Inbox,
     Job,
     Submission,
 )
+from maitred.server.stores.sqlite.batch import Answer, run_batch
+from maitred.server.stores.sqlite.connection import Channel, is_io_error, translate
+from maitred.server.stores.sqlite.decide import REFUSALS, RowsDisagree, refusal
 from maitred.server.stores.sqlite.jobs import Again, Work, checkpoint, expire_claims
 from maitred.server.telemetry.metrics import STORE_BATCH_COMMITS, STORE_BATCH_SECONDS
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from maitred.server.stores.base import Commit, Done, Ref
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 BATCH_COMMITS: Final = 256
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -34,7 +33,7 @@ class Job:
 
     def __init__(
         self,
-        work: Callable[[sqlite3.Connection], Any],
+        work: Callable[[Any], Any],
         answer: asyncio.Future[Any] | None,
         *,
         transaction: bool,
@@ -143,6 +142,11 @@ class Inbox:
             queue.popleft()
         self._bytes -= size
         return batch
+
+    def put_back(self, entries: Sequence[Submission]) -> None:
+        """Put commits that were taken to the front again."""
+        self._queue.extendleft(reversed(entries))
+        self._bytes += sum(entry[2] for entry in entries)
 
     def take_one(self) -> Submission | Job:
         """Take the entry at the front."""

@@ -1,0 +1,95 @@
+"""What a store keeps up while it is open: its lane, expired claims, deletions that were begun."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from maitred.server.stores.base import OutcomeUnknown, Ref, StoreError
+from maitred.server.stores.postgres import jobs
+from maitred.server.stores.postgres.feed import LANES
+
+if TYPE_CHECKING:
+    from maitred.server.stores.postgres.connection import Pool
+
+_log = structlog.get_logger(__name__)
+
+LEASE_S: Final = 60.0
+ROUND_S: Final = LEASE_S / 3
+
+_LANE = "maitred lane "
+"""What the lease of a lane is named, before its number."""
+
+
+class Housekeeping:
+    """Works beside the commits, on connections of the pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._owner = os.urandom(8).hex()
+        self._task: asyncio.Task[None] | None = None
+        self.lane = 0
+
+    async def begin(self) -> None:
+        """Take a lane, finish interrupted deletions, and go on in the background.
+
+        Raises: StoreError.
+        """
+        self.lane = await self._take_lane()
+        await self._finish_deletions()
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._run(), name="maitred-postgres-housekeeping")
+
+    async def end(self) -> None:
+        """Stop, and let another server have the lane at once."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(StoreError):
+            work = partial(jobs.end_lease, name=f"{_LANE}{self.lane}", owner=self._owner)
+            await self._pool.run(work)
+
+    async def delete(self, ref: Ref, version: int) -> None:
+        """Delete in pieces what a tombstone leaves behind.
+
+        Raises: OutcomeUnknown where that was interrupted; buried the aggregate is.
+        """
+        piece = partial(jobs.forget_piece, ref=ref, version=version)
+        try:
+            while await self._pool.run(piece, writes=True):
+                pass
+        except StoreError as error:
+            raise OutcomeUnknown(f"the deletion was interrupted: {error}") from error
+
+    async def _finish_deletions(self) -> None:
+        """Delete what is left of tombstones; what another server is at, two may delete."""
+        for ref, version in await self._pool.run(jobs.interrupted):
+            await self.delete(ref, version)
+
+    async def _take_lane(self) -> int:
+        """Take a lane of one's own, or share one where there are more servers than lanes."""
+        for lane in range(LANES):
+            if await self._lease(lane):
+                return lane
+        return int(self._owner, 16) % LANES
+
+    async def _lease(self, lane: int) -> bool:
+        work = partial(jobs.lease, name=f"{_LANE}{lane}", owner=self._owner, ttl_s=LEASE_S)
+        return await self._pool.run(work, writes=True) is not None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(ROUND_S)
+            try:
+                # Lost to another server, it is shared from then on: slower, and as right as before.
+                await self._lease(self.lane)
+                await self._finish_deletions()
+                while await self._pool.run(jobs.expire_claims, writes=True):
+                    pass
+            except StoreError as error:
+                _log.warning("housekeeping failed", error=str(error))
