@@ -1,13 +1,40 @@
-"""The contract, kept by Redis."""
+"""The contract, kept by Redis; several stores on one server; what Redis alone could get wrong."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from maitred.server.stores import create_store
+from maitred.server.stores.base import (
+    ClaimTaken,
+    Commit,
+    Committed,
+    Conflict,
+    HeadFilter,
+    Index,
+    Kind,
+    Ref,
+    RowFilter,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    Table,
+)
 from maitred.server.stores.redis import RedisStore
+from maitred.server.stores.redis.codec import append_arguments
+from maitred.server.testing.samples import (
+    new_append,
+    new_claim,
+    new_commit,
+    new_ref,
+    new_row,
+    put,
+    start,
+)
 from maitred.server.testing.stores import StoreContract
 
 if TYPE_CHECKING:
@@ -16,6 +43,9 @@ if TYPE_CHECKING:
     from tests.support.redis import RedisServer
 
     from maitred.server.stores.base import Store
+
+_PAST_DOUBLES = 2**60
+"""Here a double tells only every 256th whole number apart."""
 
 
 class TestRedis(StoreContract):
@@ -39,3 +69,348 @@ class TestRedis(StoreContract):
         self.opened.append(RedisStore(self.url))
         await self.opened[-1].open()
         return self.opened[-1]
+
+
+@pytest.fixture
+async def pair(redis_server: RedisServer) -> AsyncIterator[tuple[RedisStore, RedisStore]]:
+    """Two stores, as two servers have them, on the same data."""
+    url = redis_server.url(f"pair-{os.urandom(6).hex()}")
+    first, second = RedisStore(url), RedisStore(url)
+    await first.open()
+    await second.open()
+    yield first, second
+    await first.close()
+    await second.close()
+
+
+@pytest.fixture
+async def store(pair: tuple[RedisStore, RedisStore]) -> RedisStore:
+    """One store with an empty prefix."""
+    return pair[0]
+
+
+# ---------------------------------------------------------------- several servers
+
+
+async def test_two_stores_are_one_history(redis_server: RedisServer) -> None:
+    """Whoever opens first begins it; what it is says that others may write, too."""
+    url = redis_server.url(f"pair-{os.urandom(6).hex()}")
+    stores = [RedisStore(url) for _ in range(3)]
+    infos = await asyncio.gather(*(store.open() for store in stores))
+    for store in stores:
+        await store.close()
+
+    assert len({info.epoch for info in infos}) == 1
+    assert len(infos[0].epoch) == 16
+    assert not infos[0].exclusive
+    assert infos[0].cross_aggregate
+    assert infos[0].linearizable
+    assert not infos[0].backup
+
+
+async def test_a_read_sees_what_another_server_was_answered(
+    pair: tuple[RedisStore, RedisStore],
+) -> None:
+    """There is one primary, so nothing acknowledged is read as absent anywhere."""
+    ref = new_ref()
+    for base in range(20):
+        await put(pair[base % 2], new_commit(ref, base))
+
+        assert await pair[1 - base % 2].versions([ref]) == {ref: base + 1}
+
+
+async def test_a_storm_of_rivals_leaves_one_line_of_versions(
+    pair: tuple[RedisStore, RedisStore],
+) -> None:
+    """Many writers of the same aggregates on two servers: each win is one event, none is lost."""
+    refs = [new_ref() for _ in range(3)]
+    won: dict[Ref, list[bytes]] = {ref: [] for ref in refs}
+
+    async def rival(store: RedisStore, ref: Ref) -> None:
+        base = wins = 0
+        while wins < 10:
+            commit = new_commit(ref, base)
+            outcome = await put(store, commit)
+            if isinstance(outcome, Conflict):
+                base = outcome.version
+            else:
+                assert outcome == Committed()
+                won[ref].append(commit.appends[0].commit_id)
+                base, wins = base + 1, wins + 1
+
+    await asyncio.gather(*(rival(store, ref) for store in pair for ref in refs for _ in range(5)))
+    for ref in refs:
+        events = await pair[0].events(ref, 0, 1000)
+
+        assert [event.version for event in events] == list(range(1, 101))
+        assert sorted(event.commit_id for event in events) == sorted(won[ref])
+
+
+async def test_of_rivals_for_a_claim_one_wins(pair: tuple[RedisStore, RedisStore]) -> None:
+    """A key has one owner, whichever server is asked for it."""
+    claim = new_claim()
+    answers = await asyncio.gather(
+        *(
+            start(store, Commit((), claims=(claim._replace(owner=f"{at}-{number}"),)))
+            for number, store in enumerate(pair)
+            for at in range(10)
+        )
+    )
+    owner = await pair[0].claim(claim.space, claim.key)
+
+    assert owner is not None
+    assert sum(answer == Committed() for answer in answers) == 1
+    assert answers.count(ClaimTaken(claim.space, claim.key, owner.owner)) == 19
+
+
+async def test_a_commit_of_another_server_is_told_within_a_second(
+    pair: tuple[RedisStore, RedisStore],
+) -> None:
+    """Also while this server's own commits keep its listeners awake."""
+    foreign, own = new_ref(), new_ref()
+    await put(pair[0], new_commit(foreign, 0))
+    changes = pair[1].changed({foreign: 1, own: 10**6})
+    stop = asyncio.Event()
+
+    async def chatter() -> None:
+        base = 0
+        while not stop.is_set():
+            await put(pair[1], new_commit(own, base))
+            base += 1
+
+    noise = asyncio.create_task(chatter())
+    await anext(changes)
+    await put(pair[0], new_commit(foreign, 1))
+    async with asyncio.timeout(1.0):
+        while foreign not in await anext(changes):
+            pass
+    stop.set()
+    await noise
+    await changes.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+
+async def test_one_lease_and_one_alarm_go_to_one_server(
+    pair: tuple[RedisStore, RedisStore],
+) -> None:
+    """What one server has taken the other does not get."""
+    refs = [new_ref() for _ in range(40)]
+    for ref in refs:
+        await put(pair[0], new_commit(ref, 0, wake_at_ns=1000))
+    taken = await asyncio.gather(*(store.due(1000, 30, "a", 60) for store in pair))
+    leases = await asyncio.gather(*(store.lease("l", str(store), 60) for store in pair))
+
+    assert sorted(taken[0] + taken[1]) == sorted(refs)
+    assert sum(lease is not None for lease in leases) == 1
+
+
+async def test_prefixes_keep_stores_apart(redis_server: RedisServer, store: RedisStore) -> None:
+    """Two stores in one database do not meet."""
+    other = RedisStore(redis_server.url(f"other-{os.urandom(6).hex()}"))
+    await other.open()
+    ref = new_ref()
+    await put(store, new_commit(ref, 0))
+
+    assert await other.load(ref) is None
+    assert await other.count(Kind.SESSION) == 0
+    await other.close()
+
+
+# ---------------------------------------------------------------- numbers and bytes
+
+
+async def test_times_a_nanosecond_apart_are_told_apart(store: RedisStore) -> None:
+    """Beyond what a double holds, alarms keep their order and ranges their ends."""
+    refs = [new_ref() for _ in range(4)]
+    times = [_PAST_DOUBLES + 1, _PAST_DOUBLES, -5, _PAST_DOUBLES - 1]
+    for ref, time in zip(refs, times, strict=True):
+        append = new_append(ref, 0, time_ns=time, wake_at_ns=time, index=Index(time))
+        await put(store, Commit((append,), rows=(new_row(Table.ORDERS, ref, created_ns=time),)))
+    where = {"created_from_ns": _PAST_DOUBLES - 1, "created_before_ns": _PAST_DOUBLES + 1}
+    heads = await store.list_heads(Kind.SESSION, HeadFilter(**where), None, 9)  # type: ignore[arg-type]  # both have them
+    rows = await store.list_rows(Table.ORDERS, RowFilter(**where), None, 9)  # type: ignore[arg-type]  # both have them
+
+    assert [head.ref for head in heads] == [refs[3], refs[1]]
+    assert [row.ref for row in rows] == [refs[3], refs[1]]
+    assert await store.next_wake() == -5
+    assert await store.due(_PAST_DOUBLES - 1, 9, "a", 1) == [refs[2], refs[3]]
+    assert await store.due(_PAST_DOUBLES, 9, "a", 1) == [refs[1]]
+    loaded = [await store.load(ref) for ref in refs]
+    assert [head and head.time_ns for head in loaded] == times
+    assert [head and head.wake_at_ns for head in loaded] == times
+    assert [head and head.index.created_ns for head in loaded] == times
+
+
+async def test_any_text_and_any_bytes_come_back(store: RedisStore) -> None:
+    """No character of a name and no byte of a value means anything to the keys."""
+    every = bytes(range(256))
+    names = ["a:b", "a:b:c", "ü\x00\r\n$3", "{tag}", "*?[x]", "", "\x7f日本"]
+    for number, name in enumerate(names):
+        ref = Ref(Kind.CUSTOMER, name)
+        append = new_append(
+            ref,
+            0,
+            **dict.fromkeys(("facts", "personal", "chain", "body", "fingerprint"), every),
+            request_id=every[number : number + 16],
+            index=Index(1, 2, name, 3, ((name, name), ('"', "\\"))),
+        )
+        claim = new_claim()._replace(space=name, key=name, owner=name)
+        row = new_row(Table.INBOX, ref, key=name, body=every)
+        assert await put(store, Commit((append,), (claim,), (), (row,))) == Committed()
+        loaded = await store.load(ref, append.request_id)
+        assert loaded is not None
+        assert loaded.request_event is not None
+        assert (loaded.body, loaded.chain, loaded.index) == (every, every, append.index)
+        assert loaded.request_event.request_id == append.request_id
+        assert loaded.request_event.personal == loaded.request_event.facts == every
+        assert await store.claim(name, name) == claim
+        (kept,) = await store.list_rows(Table.INBOX, RowFilter(keys=(name,)), None, 9)
+        assert kept._replace(position=0) == row
+        where = HeadFilter(labels=((name, name), ('"', "\\")), customer_id=name)
+        (head,) = await store.list_heads(Kind.CUSTOMER, where, None, 9)
+        assert head.ref == ref
+
+
+async def test_labels_and_claims_do_not_run_into_one_another(store: RedisStore) -> None:
+    """Where a name ends is part of the key."""
+    ref = new_ref()
+    index = Index(1, labels=(("a", "bc"),))
+    await put(store, Commit((new_append(ref, 0, index=index),), (new_claim()._replace(key="x"),)))
+    await put(store, Commit((), (new_claim("a", "one")._replace(key="bc"),)))
+
+    assert await store.list_heads(Kind.SESSION, HeadFilter(labels=(("ab", "c"),)), None, 9) == []
+    assert await put(store, Commit((), (new_claim("ab", "two")._replace(key="c"),))) == Committed()
+
+
+async def test_what_cannot_be_kept_is_refused_alone(store: RedisStore) -> None:
+    """A time beyond 64 bits and text that is none are errors of their own commit."""
+    bad = [
+        new_commit(new_ref(), 0, wake_at_ns=2**63),
+        new_commit(Ref(Kind.SESSION, "\ud800"), 0),
+        new_commit(new_ref(), 0, index=Index(1, labels=(("\udfff", ""),))),
+    ]
+    answers = [start(store, commit) for commit in (*bad, new_commit(new_ref(), 0))]
+    *refused, kept = [await answer for answer in answers]
+
+    assert [type(each) for each in refused] == [StoreError] * 3
+    assert kept == Committed()
+    assert await store.count(Kind.SESSION) == 1
+
+
+async def test_a_long_listing_is_walked_in_pieces(store: RedisStore) -> None:
+    """Filters that agree on few of many find them all, whichever index is walked."""
+    refs = [new_ref() for _ in range(2600)]
+    answers = []
+    for number, ref in enumerate(refs):
+        index = Index(
+            created_ns=number,
+            status=number % 2,
+            customer_id="" if number % 1300 == 7 else "cus",
+            labels=(("half", str(number // 1300)),),
+        )
+        append = new_append(ref, 0, index=index, facts=b"", personal=None, body=b"")
+        row = new_row(Table.ORDERS, ref, flag=int(number % 1300 != 7), status=number % 2)
+        answers.append(start(store, Commit((append,), rows=(row,))))
+    await asyncio.gather(*answers)
+    nobody = HeadFilter(customer_id="", created_from_ns=3)
+    both = HeadFilter(statuses=(1,), labels=(("half", "0"),), customer_id="")
+    heads = await store.list_heads(Kind.SESSION, nobody, None, 9)
+    rows = await store.list_rows(Table.ORDERS, RowFilter(flag=0), None, 9, newest_first=False)
+
+    assert [head.ref for head in heads] == [refs[1307], refs[7]]
+    found = await store.list_heads(Kind.SESSION, both, None, 9)
+    assert [head.ref for head in found] == [refs[7]]
+    assert [row.ref for row in rows] == [refs[7], refs[1307]]
+    everything = await store.list_heads(Kind.SESSION, HeadFilter(), None, 9999)
+    assert [head.ref for head in everything] == refs[::-1]
+
+
+# ---------------------------------------------------------------- scripts, queue, deletion
+
+
+async def test_commits_that_queue_share_a_round_trip(store: RedisStore) -> None:
+    """A sync of the log is paid for by all commits that wait for it."""
+    before = store.batches
+    await asyncio.gather(*(start(store, new_commit(new_ref(), 0)) for _ in range(64)))
+
+    assert store.batches - before <= 2
+
+
+async def test_a_full_queue_answers_store_full(redis_server: RedisServer) -> None:
+    """Beyond the bound a commit is refused, those before it are kept."""
+    store = RedisStore(redis_server.url(f"test-{os.urandom(6).hex()}"), queue_commits=3)
+    await store.open()
+    outcomes = [await each for each in [start(store, new_commit(new_ref(), 0)) for _ in range(5)]]
+
+    assert outcomes[:3] == [Committed()] * 3
+    assert all(isinstance(outcome, StoreFull) for outcome in outcomes[3:])
+    assert await put(store, new_commit(new_ref(), 0)) == Committed()
+    await store.close()
+
+
+async def test_emptied_scripts_are_loaded_again(
+    pair: tuple[RedisStore, RedisStore], redis_server: RedisServer
+) -> None:
+    """A server that has forgotten the scripts is no reason for an error."""
+    ref = new_ref()
+    for base in range(3):
+        await redis_server.ask("SCRIPT", "FLUSH")
+        answers = [start(pair[0], new_commit(ref, base))]
+        answers += [start(pair[0], new_commit(new_ref(), 0)) for _ in range(5)]
+        assert [await answer for answer in answers] == [Committed()] * 6
+        await redis_server.ask("SCRIPT", "FLUSH")
+        assert await pair[1].versions([ref]) == {ref: base + 1}
+
+
+async def test_an_interrupted_forget_is_finished_by_open(redis_server: RedisServer) -> None:
+    """A tombstone whose deletion was cut short loses the rest at the next start."""
+    url = redis_server.url(f"test-{os.urandom(6).hex()}")
+    store = RedisStore(url)
+    await store.open()
+    ref = new_ref()
+    for base in range(3):
+        await put(store, new_commit(ref, base))
+    await store._gateway.write("bury", *append_arguments(new_append(ref, 3)))
+    assert len(await store.feed(b"", 9)) == 4
+    await store.close()
+    again = RedisStore(url)
+    await again.open()
+
+    assert [event.version for event in await again.feed(b"", 9)] == [4]
+    await again.close()
+
+
+async def test_expired_claims_are_cleared_away(
+    redis_server: RedisServer, store: RedisStore
+) -> None:
+    """They do not stay for ever because nobody asks for them; the others do not go with them."""
+    before = int(await redis_server.ask("DBSIZE"))
+    for _ in range(20):
+        await put(store, Commit((), claims=(new_claim(expires_ns=1, owner=new_ref().id),)))
+    kept = new_claim()
+    await put(store, Commit((), claims=(kept,)))
+    after = int(await redis_server.ask("DBSIZE"))
+
+    assert await store.claim(kept.space, kept.key) == kept
+    assert after - before <= 2
+
+
+async def test_a_backup_is_refused_with_a_way_out(store: RedisStore, tmp_path: object) -> None:
+    """Redis copies itself."""
+    with pytest.raises(StoreUnavailable, match=r"docs/redis\.md"):
+        await store.backup(tmp_path, lambda done, total: None)  # type: ignore[arg-type]  # never used
+
+
+# ---------------------------------------------------------------- URLs
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/0", "REDISS://u:secret@h", "redis://h?prefix=bar"])
+def test_redis_urls(url: str) -> None:
+    """Plain and encrypted, with a prefix."""
+    assert isinstance(create_store(url), RedisStore)
+
+
+@pytest.mark.parametrize("url", ["redis:h", "redis://h/0?wait_replicas=x", "redis://h?prefix="])
+def test_a_wrong_url_is_refused(url: str) -> None:
+    """The error is one line, before anything is connected."""
+    with pytest.raises(ValueError, match=r"unknown store|wait_replicas|prefix"):
+        create_store(url)

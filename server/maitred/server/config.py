@@ -96,7 +96,9 @@ class Settings:
     )
 
     data: str = setting(
-        "sqlite:maitred.db", "store", "where the data lives: sqlite:PATH, a path, or memory://"
+        "sqlite:maitred.db",
+        "store",
+        "where the data lives: sqlite:PATH, a path, redis://HOST:PORT/DB, or memory://",
     )
     backup_dir: str = setting(
         "backups", "store", "directory that the Backup rpc writes into; made when it is needed"
@@ -112,6 +114,9 @@ class Settings:
         "store",
         "longest that commits wait for others to share the disk with, in seconds",
         least=0,
+    )
+    accept_data_loss: bool = setting(
+        False, "store", "use a Redis whose settings may lose acknowledged writes"
     )
     cache_sessions: int = setting(
         10_000, "store", "aggregates whose state is kept in memory", least=1

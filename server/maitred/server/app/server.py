@@ -238,7 +238,10 @@ def open_store(settings: Settings) -> Store:
     Raises: SettingsError.
     """
     options: dict[str, Any] = {"queue_commits": settings.store_queue}
-    if not settings.data.lower().startswith("memory:"):
+    data = settings.data.lower()
+    if data.startswith(("redis:", "rediss:")):
+        options["accept_data_loss"] = settings.accept_data_loss
+    elif not data.startswith("memory:"):
         options["linger_s"] = settings.max_batch_wait_s
         options["max_bytes"] = settings.store_max_bytes or None
     try:

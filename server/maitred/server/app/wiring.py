@@ -73,6 +73,8 @@ def books_directory(settings: Settings) -> Path | None:
         return Path(settings.simulated_dir)
     if settings.data.lower().startswith("memory:"):
         return None
+    if settings.data.lower().startswith(("redis:", "rediss:")):
+        return Path.cwd()
     path = settings.data
     if path.lower().startswith("sqlite:"):
         path = path[len("sqlite:") :].removeprefix("//")

@@ -54,7 +54,7 @@ from maitred.server.stores.redis.codec import (
 )
 from maitred.server.stores.redis.gateway import LOST, Gateway, ask, drop, refusal
 from maitred.server.stores.redis.hints import Hints
-from maitred.server.stores.redis.writer import LINGER_S, QUEUE_COMMITS, Doubts, Writer
+from maitred.server.stores.redis.writer import QUEUE_COMMITS, Doubts, Writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -86,7 +86,6 @@ class RedisStore:
         *,
         accept_data_loss: bool = False,
         queue_commits: int = QUEUE_COMMITS,
-        linger_s: float = LINGER_S,
     ) -> None:
         """Prepare a store; nothing is connected before `open`.
 
@@ -97,7 +96,6 @@ class RedisStore:
         self._address = parse_address(url)
         self._gateway = Gateway(self._address, accept_data_loss=accept_data_loss)
         self._queue_commits = queue_commits
-        self._linger_s = linger_s
         self._doubts = Doubts()
         self._hints = Hints(self._gateway)
         self._writer: Writer | None = None
@@ -131,7 +129,6 @@ class RedisStore:
             self._hints,
             self._doubts,
             queue_commits=self._queue_commits,
-            linger_s=self._linger_s,
         )
         self._open = True
         if server.unsafe:

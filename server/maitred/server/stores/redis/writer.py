@@ -40,10 +40,6 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 QUEUE_COMMITS: Final = 4096
 QUEUE_BYTES: Final = 64 * 1024 * 1024
 
-LINGER_S: Final = 0.001
-LINGER_ABOVE: Final = 4
-"""With fewer commits in flight than this, waiting for company costs more than it saves."""
-
 _SCRIPT_ARGUMENTS: Final = 5
 
 
@@ -97,22 +93,18 @@ class Writer:
         doubts: Doubts,
         *,
         queue_commits: int = QUEUE_COMMITS,
-        linger_s: float = LINGER_S,
     ) -> None:
         self._gateway = gateway
         self._hints = hints
         self._doubts = doubts
         self._queue_commits = queue_commits
-        self._linger_s = linger_s
         self._queue: deque[Submission] = deque()
         self._bytes = 0
         self._closed = False
         self._connection: AbstractConnection | None = None
         self._head = pack((b"EVALSHA", SCRIPTS["commit"].sha, b"0", gateway.prefix, gateway.epoch))
         self._loop = asyncio.get_running_loop()
-        self._wakeup: asyncio.Future[None] | None = None
-        self._wake_at = 1
-        self._last_answer = 0.0
+        self._wakeup = asyncio.Event()
         self._task = self._loop.create_task(self._run(), name="maitred-redis-writer")
         self.batches = 0
         """How many round trips have carried commits."""
@@ -139,13 +131,12 @@ class Writer:
             return
         self._queue.append(Submission(commit, done, payload))
         self._bytes += len(payload)
-        if self._wakeup is not None and len(self._queue) >= self._wake_at:
-            self._wake()
+        self._wakeup.set()
 
     async def close(self) -> None:
         """Commit what is queued and take nothing new."""
         self._closed = True
-        self._wake()
+        self._wakeup.set()
         await self._task
 
     # ---------------------------------------------------------------- the task
@@ -153,10 +144,8 @@ class Writer:
     async def _run(self) -> None:
         batch: list[Submission] = []
         try:
-            company = 0
-            while await self._gather(company):
+            while await self._gather():
                 batch = self._take()
-                company = len(batch)
                 began = time.monotonic()
                 answers = await self._write(batch)
                 STORE_BATCH_SECONDS.observe(time.monotonic() - began)
@@ -174,42 +163,20 @@ class Writer:
             self._queue.clear()
             self._answer(left, [StoreUnavailable("the store is closed")] * len(left))
 
-    async def _gather(self, company: int) -> bool:
-        """Wait until there is something to write; False when closed and empty.
-
-        `company` is how many commits the last batch had: their authors are likely to be about to
-        submit again.
-        """
+    async def _gather(self) -> bool:
+        """Wait until there is something to write; False when closed and empty."""
         while not self._queue:
             if self._closed:
                 return False
-            await self._sleep_until(1, None)
+            self._wakeup.clear()
+            await self._wakeup.wait()
         # Handlers that are ready get their turn to queue theirs.
         for _ in range(2):
             before = len(self._queue)
             await asyncio.sleep(0)
             if len(self._queue) == before:
                 break
-        if LINGER_ABOVE < company > len(self._queue) and self._linger_s and not self._closed:
-            left = self._linger_s - (self._loop.time() - self._last_answer)
-            if left > 0:
-                await self._sleep_until(company, left)
         return True
-
-    async def _sleep_until(self, count: int, timeout_s: float | None) -> None:
-        self._wakeup = self._loop.create_future()
-        self._wake_at = count
-        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._wake)
-        try:
-            await self._wakeup
-        finally:
-            self._wakeup = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
 
     def _take(self) -> list[Submission]:
         batch: list[Submission] = []
@@ -233,12 +200,14 @@ class Writer:
         answers: list[Answer] = [OutcomeUnknown("the reply of Redis was lost")] * len(batch)
         try:
             await self._exchange(self._connection, batch, answers)
-            if Committed() in answers and not await self._gateway.wait(self._connection):
-                late = OutcomeUnknown("too few replicas have confirmed it in time")
-                answers = [late if each == Committed() else each for each in answers]
+            confirmed = await self._gateway.wait(self._connection)
         except (*LOST, RedisError) as error:
             _log.warning("connection to redis lost while committing", error=str(error))
             await self._disconnect()
+            confirmed = not self._gateway.address.wait_replicas
+        if not confirmed:
+            late = OutcomeUnknown("too few replicas have confirmed it in time")
+            answers = [late if isinstance(each, Committed) else each for each in answers]
         if any(isinstance(each, StoreUnavailable) for each in answers):
             # Another server may be in its place by now, and is looked at when it is connected to.
             await self._disconnect()
@@ -287,7 +256,6 @@ class Writer:
                 if isinstance(answer, Committed)
                 for append in entry.commit.appends
             )
-        self._last_answer = self._loop.time()
 
     def _answer(self, batch: list[Submission], answers: list[Answer]) -> None:
         for entry, answer in zip(batch, answers, strict=True):
