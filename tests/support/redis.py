@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,7 +23,7 @@ SAFE = {
     "appendonly": "yes",
     "appendfsync": "always",
     "maxmemory-policy": "noeviction",
-    "save": "",
+    "save": '""',
     # What redis asks of the machine is for servers that live longer.
     "repl-diskless-sync-delay": "0",
 }
@@ -72,12 +74,9 @@ class RedisServer:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             self.port = self.port or _free_port()
-            command = [executable, "--port", str(self.port), "--bind", "127.0.0.1"]
-            command += ["--dir", self._directory.name, "--logfile", "server.log"]
-            for name, text in self._settings.items():
-                command += [f"--{name}", text]
-            with open(os.devnull, "wb") as nothing:  # noqa: PTH123  # a device, not a path
-                self._process = subprocess.Popen(command, stdout=nothing, stderr=nothing)
+            self._process = subprocess.Popen(
+                [executable, self._write_settings()], stdout=subprocess.DEVNULL
+            )
             while self._process.poll() is None:
                 if _answers(self.port):
                     return
@@ -87,6 +86,13 @@ class RedisServer:
             assert "Address already in use" in self.log(), self.log()
             assert time.monotonic() < deadline, self.log()
             self.port = 0
+
+    def _write_settings(self) -> str:
+        where = {"bind": "127.0.0.1", "port": str(self.port), "logfile": "server.log"}
+        settings = {"dir": self._directory.name} | where | self._settings
+        path = Path(self._directory.name) / "redis.conf"
+        path.write_text("".join(f"{name} {text}\n" for name, text in settings.items()))
+        return str(path)
 
     async def ask(self, *command: str | bytes) -> Any:
         """Send a command on a connection of its own."""
@@ -138,9 +144,12 @@ class RedisServer:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port below those that outgoing connections get, so that it is free after a restart."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _answers(port: int) -> bool:

@@ -133,30 +133,28 @@ class Gateway:
                 await ask(connection, "SCRIPT", "LOAD", script.source)
         except (*LOST, RedisError) as error:
             await drop(connection)
-            raise self._unreachable(error) from error
+            raise self.explain(error) from error
         except BaseException:
             await drop(connection)
             raise
         return connection, server
 
-    async def connect_to_history(self) -> AbstractConnection:
-        """Make a connection that may write, to the history that was opened.
+    async def probe(self, connection: AbstractConnection) -> None:
+        """Try what commits will need on a connection, in the history that was opened.
 
-        Raises: StoreUnavailable; StoreError where the server will not do.
+        Raises: StoreUnavailable; the connection is closed then.
         """
-        connection, _ = await self.connect()
         try:
             await self._call(connection, SCRIPTS["probe"], ())
         except (*LOST, RedisError) as error:
-            made = refusal(error) if isinstance(error, ResponseError) else self._unreachable(error)
+            made = self.explain(error)
             if isinstance(made, StoreFull):
                 # It is for each commit to be refused; what gives room back goes through.
-                return connection
+                return
             await drop(connection)
             if isinstance(made, CorruptData):
                 made = StoreUnavailable(f"Redis at {self.address.label} refuses a command: {error}")
             raise made from error
-        return connection
 
     def bare(self) -> AbstractConnection:
         """Return a connection that is not connected yet."""
@@ -168,7 +166,10 @@ class Gateway:
         with contextlib.suppress(*LOST, RedisError):
             await self._pool.disconnect()
 
-    def _unreachable(self, error: BaseException) -> StoreError:
+    def explain(self, error: Exception) -> StoreError:
+        """Return what an error of the driver means where nothing was changed."""
+        if isinstance(error, ResponseError):
+            return refusal(error)
         return StoreUnavailable(f"Redis at {self.address.label} cannot be reached: {error}")
 
     @contextlib.asynccontextmanager
@@ -176,7 +177,7 @@ class Gateway:
         try:
             connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # the driver has it so
         except (*LOST, RedisError) as error:
-            raise self._unreachable(error) from error
+            raise self.explain(error) from error
         try:
             yield connection
         finally:
@@ -195,7 +196,7 @@ class Gateway:
                     return await self._call(connection, SCRIPTS[name], arguments)
             except LOST as error:
                 if last or isinstance(error, TimedOut):
-                    raise self._unreachable(error) from error
+                    raise self.explain(error) from error
             except RedisError as error:
                 raise refusal(error) from error
         raise AssertionError("the second try returns or raises")

@@ -52,7 +52,7 @@ from maitred.server.stores.redis.codec import (
     row_of,
     sortable,
 )
-from maitred.server.stores.redis.gateway import LOST, Gateway, ask, drop, refusal
+from maitred.server.stores.redis.gateway import LOST, Gateway, ask, drop
 from maitred.server.stores.redis.hints import Hints
 from maitred.server.stores.redis.writer import QUEUE_COMMITS, Doubts, Writer
 
@@ -113,21 +113,19 @@ class RedisStore:
         connection, server = await self._gateway.connect()
         try:
             schema, self._gateway.epoch = await self._identify(connection)
+            await self._gateway.probe(connection)
         except (*LOST, RedisError) as error:
-            raise (
-                refusal(error)
-                if isinstance(error, RedisError)
-                else StoreUnavailable(f"Redis at {self._address.label} cannot be reached: {error}")
-            ) from error
-        finally:
             await drop(connection)
-        # Tries what commits will need, before anything is promised.
-        await drop(await self._gateway.connect_to_history())
+            raise self._gateway.explain(error) from error
+        except StoreError:
+            await drop(connection)
+            raise
         self._hints = Hints(self._gateway)
         self._writer = Writer(
             self._gateway,
             self._hints,
             self._doubts,
+            connection,
             queue_commits=self._queue_commits,
         )
         self._open = True
@@ -169,8 +167,9 @@ class RedisStore:
                 f"the data in Redis at {self._address.label} has schema {int(found)}, this maitred"
                 f" knows {SCHEMA}: use a newer one"
             )
-        await ask(connection, "HSETNX", meta, "schema", SCHEMA)
-        await ask(connection, "HSETNX", meta, "epoch", os.urandom(_EPOCH_BYTES))
+        for name, value in (("schema", SCHEMA), ("epoch", os.urandom(_EPOCH_BYTES))):
+            if not await ask(connection, "HEXISTS", meta, name):
+                await ask(connection, "HSETNX", meta, name, value)
         schema, epoch = await ask(connection, "HMGET", meta, "schema", "epoch")
         return int(schema), epoch
 

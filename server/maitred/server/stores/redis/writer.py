@@ -91,6 +91,7 @@ class Writer:
         gateway: Gateway,
         hints: Hints,
         doubts: Doubts,
+        connection: AbstractConnection,
         *,
         queue_commits: int = QUEUE_COMMITS,
     ) -> None:
@@ -101,7 +102,7 @@ class Writer:
         self._queue: deque[Submission] = deque()
         self._bytes = 0
         self._closed = False
-        self._connection: AbstractConnection | None = None
+        self._connection: AbstractConnection | None = connection
         self._head = pack((b"EVALSHA", SCRIPTS["commit"].sha, b"0", gateway.prefix, gateway.epoch))
         self._loop = asyncio.get_running_loop()
         self._wakeup = asyncio.Event()
@@ -192,7 +193,8 @@ class Writer:
     async def _write(self, batch: list[Submission]) -> list[Answer]:
         if self._connection is None or not self._connection.is_connected:
             try:
-                self._connection = await self._gateway.connect_to_history()
+                self._connection, _ = await self._gateway.connect()
+                await self._gateway.probe(self._connection)
             except StoreError as error:
                 gone = StoreUnavailable(str(error))
                 gone.__cause__ = error
