@@ -1,5 +1,5 @@
 """Fixtures of servers that stores stand on."""
 
-from tests.support.redis import redis_server
+from tests.support.redis import own_redis, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["own_redis", "redis_server"]

@@ -409,8 +409,10 @@ def test_redis_urls(url: str) -> None:
     assert isinstance(create_store(url), RedisStore)
 
 
-@pytest.mark.parametrize("url", ["redis:h", "redis://h/0?wait_replicas=x", "redis://h?prefix="])
+@pytest.mark.parametrize(
+    "url", ["redis:h", "redis://h/0?wait_replicas=x", "redis://h?prefix=", "redis://h?colour=1"]
+)
 def test_a_wrong_url_is_refused(url: str) -> None:
     """The error is one line, before anything is connected."""
-    with pytest.raises(ValueError, match=r"unknown store|wait_replicas|prefix"):
+    with pytest.raises(ValueError, match=r"unknown store|wait_replicas|prefix|colour"):
         create_store(url)

@@ -4,58 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from tests.support.proxy import Proxy
-from tests.support.redis import RedisServer, find_executable
+from tests.support.redis import RedisServer, opened_redis
 
 from maitred.server.stores.base import (
+    Claim,
     Commit,
     Committed,
     Conflict,
-    CorruptData,
     Outcome,
     OutcomeUnknown,
     Ref,
-    SchemaTooNew,
+    RowFilter,
     Store,
     StoreError,
     StoreFull,
     StoreUnavailable,
+    Table,
 )
 from maitred.server.stores.redis import RedisStore, gateway
-from maitred.server.testing.samples import new_append, new_commit, new_ref, put, start
-
-pytestmark = pytest.mark.skipif(find_executable() is None, reason="there is no Redis server here")
-
-
-@pytest.fixture
-def server() -> Iterator[RedisServer]:
-    """A server that a test may break."""
-    with RedisServer() as server:
-        yield server
+from maitred.server.testing.samples import new_append, new_commit, new_ref, new_row, put, start
 
 
 @asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[RedisStore]:
-    """Open a store and close it."""
-    store = RedisStore(url, **options)
-    await store.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-@asynccontextmanager
-async def behind_proxy(server: RedisServer) -> AsyncIterator[tuple[RedisStore, Proxy]]:
+async def behind_proxy(own_redis: RedisServer) -> AsyncIterator[tuple[RedisStore, Proxy]]:
     """Open a store behind a proxy."""
     async with (
-        Proxy(server.address) as proxy,
-        opened(f"redis://{proxy.address}/0") as store,
+        Proxy(own_redis.address) as proxy,
+        opened_redis(f"redis://{proxy.address}/0") as store,
     ):
         yield store, proxy
 
@@ -78,118 +59,14 @@ async def lose_reply(proxy: Proxy, asked: asyncio.Future[Any]) -> Any:
     return await asked
 
 
-async def refused(url: str, words: str, error: type[StoreError] = StoreError) -> None:
-    """Expect that a store cannot be opened, and is told why in one line without a password."""
-    store = RedisStore(url)
-    with pytest.raises(error, match=words) as caught:
-        await store.open()
-    await store.close()
-
-    assert "\n" not in str(caught.value)
-    assert "secret" not in str(caught.value)
-
-
-# ---------------------------------------------------------------- what is refused at open
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "wanted"),
-    [
-        ("appendonly", "no", "yes"),
-        ("appendfsync", "everysec", "always"),
-        ("appendfsync", "no", "always"),
-        ("no-appendfsync-on-rewrite", "yes", "no"),
-        ("maxmemory-policy", "allkeys-lru", "noeviction"),
-    ],
-)
-async def test_unsafe_settings_are_refused_unless_accepted(
-    server: RedisServer, name: str, value: str, wanted: str
-) -> None:
-    """The line says what to set; accepting loss opens it all the same."""
-    await server.ask("CONFIG", "SET", name, value)
-    await refused(server.url(), rf"set {name} {wanted} \(it is {value}\); .*--accept-data-loss")
-
-    async with opened(server.url(), accept_data_loss=True) as store:
-        assert await put(store, new_commit(new_ref(), 0)) == Committed()
-
-
-async def test_a_server_that_hides_its_settings_is_refused_unless_accepted() -> None:
-    """Managed servers forbid CONFIG: what cannot be seen is not promised."""
-    with RedisServer(rename_command="CONFIG HIDDEN") as server:
-        await refused(server.url(), "does not show its settings")
-        async with opened(server.url(), accept_data_loss=True) as store:
-            assert await put(store, new_commit(new_ref(), 0)) == Committed()
-
-
-async def test_a_cluster_is_refused() -> None:
-    """A commit spans keys of several slots."""
-    with RedisServer(cluster_enabled="yes") as server:
-        await refused(server.url(), "is a cluster")
-
-
-async def test_a_replica_is_refused(server: RedisServer) -> None:
-    """Whoever is not the primary cannot acknowledge."""
-    with RedisServer(replicaof=f"127.0.0.1 {server.port}") as replica:
-        await refused(replica.url(), "is a replica", StoreUnavailable)
-
-
-async def test_a_user_who_may_not_do_everything_is_refused(server: RedisServer) -> None:
-    """A forbidden command is found at open, not in the middle of a commit; hints may be missing."""
-    everything = ("on", ">secret", "~*", "+@all")
-    await server.ask("ACL", "SETUSER", "lame", *everything, "&*", "-xdel")
-    await server.ask("ACL", "SETUSER", "mute", *everything, "resetchannels")
-    await refused(f"redis://lame:secret@{server.address}", "refuses a command", StoreUnavailable)
-    await refused(f"redis://lame:wrong@{server.address}", "cannot be reached", StoreUnavailable)
-
-    async with opened(f"redis://mute:secret@{server.address}") as store:
-        assert await put(store, new_commit(new_ref(), 0)) == Committed()
-
-
-async def test_nothing_there_is_one_clear_line(server: RedisServer) -> None:
-    """The line names the address and not the password."""
-    server.stop()
-
-    await refused(f"redis://:secret@{server.address}/0", server.address, StoreUnavailable)
-
-
-async def test_a_newer_schema_is_refused(server: RedisServer) -> None:
-    """An older maitred does not touch what a newer one wrote."""
-    await server.ask("HSET", "maitred:meta", "schema", "999")
-    await refused(server.url(), "schema 999", SchemaTooNew)
-
-    assert await server.ask("HKEYS", "maitred:meta") == [b"schema"]
-
-
-async def test_damage_is_never_read_as_absence(server: RedisServer) -> None:
-    """An event, a part of a head, or a key of another type raise."""
-    async with opened(server.url()) as store:
-        gap, torn, mixed = (new_ref() for _ in range(3))
-        for ref in (gap, torn, mixed):
-            for base in range(3):
-                await put(store, new_commit(ref, base))
-        await server.ask("HDEL", f"maitred:log:01:{gap.id}", "2")
-        await server.ask("HDEL", f"maitred:head:01:{torn.id}", "k")
-        await server.ask("SET", f"maitred:head:01:{mixed.id}", "text")
-
-        for reading in (
-            store.events(gap, 0, 9),
-            store.feed(b"", 99),
-            store.load(torn),
-            store.load(mixed),
-        ):
-            with pytest.raises(CorruptData):
-                await reading
-        assert isinstance(await put(store, new_commit(mixed, 3)), CorruptData)
-
-
 # ---------------------------------------------------------------- lost replies
 
 
-async def test_a_lost_reply_is_unknown_until_it_is_known(server: RedisServer) -> None:
+async def test_a_lost_reply_is_unknown_until_it_is_known(own_redis: RedisServer) -> None:
     """The commit is applied once; while Redis cannot be reached its outcome stays unknown."""
     ref = new_ref()
     commit = new_commit(ref, 0)
-    async with behind_proxy(server) as (store, proxy):
+    async with behind_proxy(own_redis) as (store, proxy):
         assert isinstance(await lose_reply(proxy, start(store, commit)), OutcomeUnknown)
         proxy.refuse = True
         assert isinstance(await put(store, commit), OutcomeUnknown)
@@ -202,11 +79,11 @@ async def test_a_lost_reply_is_unknown_until_it_is_known(server: RedisServer) ->
         assert [event.version for event in await store.events(ref, 0, 9)] == [1, 2]
 
 
-async def test_a_rival_may_win_while_the_outcome_is_unknown(server: RedisServer) -> None:
+async def test_a_rival_may_win_while_the_outcome_is_unknown(own_redis: RedisServer) -> None:
     """Then the commit turns out as a conflict, or as applied below the rival's."""
     ref = new_ref()
     mine, rival = new_commit(ref, 0), new_commit(ref, 1)
-    async with behind_proxy(server) as (store, proxy), opened(server.url()) as other:
+    async with behind_proxy(own_redis) as (store, proxy), opened_redis(own_redis.url()) as other:
         assert isinstance(await lose_reply(proxy, start(store, mine)), OutcomeUnknown)
         assert await put(other, rival) == Committed()
         assert await put(store, mine) == Committed()
@@ -219,10 +96,10 @@ async def test_a_rival_may_win_while_the_outcome_is_unknown(server: RedisServer)
         assert await put(store, late) == Conflict(ref, 2, rival.appends[0].commit_id)
 
 
-async def test_a_lost_reply_is_not_asked_for_twice_by_the_driver(server: RedisServer) -> None:
+async def test_a_lost_reply_is_not_asked_for_twice_by_the_driver(own_redis: RedisServer) -> None:
     """What writes is sent once, and its author is told that nothing is known."""
     ref = new_ref()
-    async with behind_proxy(server) as (store, proxy):
+    async with behind_proxy(own_redis) as (store, proxy):
         await put(store, new_commit(ref, 0, wake_at_ns=5))
         lease = asyncio.ensure_future(store.lease("sweeper", "a", 0))
         with pytest.raises(OutcomeUnknown):
@@ -239,12 +116,12 @@ async def test_a_lost_reply_is_not_asked_for_twice_by_the_driver(server: RedisSe
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_connections_cut_under_load_double_nothing(server: RedisServer, seed: int) -> None:
+async def test_connections_cut_under_load_double_nothing(own_redis: RedisServer, seed: int) -> None:
     """Requests and replies are lost at any point: every commit is there exactly once."""
     chance = random.Random(seed)
     refs = [new_ref() for _ in range(8)]
     written = 0
-    async with opened(server.url()) as witness, behind_proxy(server) as (store, proxy):
+    async with opened_redis(own_redis.url()) as witness, behind_proxy(own_redis) as (store, proxy):
 
         async def write(ref: Ref) -> None:
             nonlocal written
@@ -272,9 +149,9 @@ async def test_connections_cut_under_load_double_nothing(server: RedisServer, se
         assert len(await witness.feed(b"", 9999)) == 8 * 60
 
 
-async def test_a_cancelled_read_leaves_no_answer_for_the_next(server: RedisServer) -> None:
+async def test_a_cancelled_read_leaves_no_answer_for_the_next(own_redis: RedisServer) -> None:
     """A connection that was left in the middle is not used again."""
-    async with opened(server.url()) as store:
+    async with opened_redis(own_redis.url()) as store:
         refs = [new_ref() for _ in range(10)]
         for ref in refs:
             await put(store, new_commit(ref, 0))
@@ -294,7 +171,7 @@ async def test_a_cancelled_read_leaves_no_answer_for_the_next(server: RedisServe
 # ---------------------------------------------------------------- Redis goes away
 
 
-async def test_acknowledged_commits_survive_kill_9(server: RedisServer) -> None:
+async def test_acknowledged_commits_survive_kill_9(own_redis: RedisServer) -> None:
     """Killed and started again under load: nothing acknowledged is lost, nothing is doubled."""
     acknowledged: dict[Ref, list[bytes]] = {new_ref(): [] for _ in range(8)}
     stop = False
@@ -311,14 +188,14 @@ async def test_acknowledged_commits_survive_kill_9(server: RedisServer) -> None:
     def count() -> int:
         return sum(map(len, acknowledged.values()))
 
-    async with opened(server.url()) as store:
+    async with opened_redis(own_redis.url()) as store:
         writers = [asyncio.create_task(write(store, ref)) for ref in acknowledged]
         for _ in range(5):
             before = count()
             while count() < before + 200:
                 await asyncio.sleep(0.001)
-            server.kill()
-            await asyncio.to_thread(server.start)
+            own_redis.kill()
+            await asyncio.to_thread(own_redis.start)
         stop = True
         await asyncio.gather(*writers)
 
@@ -329,19 +206,56 @@ async def test_acknowledged_commits_survive_kill_9(server: RedisServer) -> None:
         assert len(await store.feed(b"", 99_999)) == count()
 
 
-async def test_everything_works_again_when_redis_is_back(server: RedisServer) -> None:
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_torn_log_loses_whole_commits_only(own_redis: RedisServer, seed: int) -> None:
+    """Wherever a power cut ends the log, each commit is in it with everything or with nothing."""
+    chance = random.Random(seed)
+    refs = [new_ref() for _ in range(3)]
+    commits: list[Commit] = []
+    async with opened_redis(own_redis.url()) as store:
+        for base in range(12):
+            appends = tuple(new_append(ref, base, wake_at_ns=base + 1) for ref in refs)
+            row = new_row(Table.ORDERS, refs[0], key=str(base), status=base)
+            claim = Claim("channel", str(base), refs[0].id)
+            commits.append(Commit(appends, (claim,), (), (row,)))
+            assert await put(store, commits[-1]) == Committed()
+    for _ in range(8):
+        own_redis.stop()
+        log = own_redis.append_only_file()
+        with log.open("r+b") as file:
+            file.truncate(log.stat().st_size - chance.randrange(1, 1500))
+        await asyncio.to_thread(own_redis.start)
+        async with opened_redis(own_redis.url()) as store:
+            (version,) = set((await store.versions(refs)).values())
+            feed = await store.feed(b"", 999)
+            assert [event.version for event in feed] == [n // 3 + 1 for n in range(3 * version)]
+            for ref in refs:
+                loaded = await store.load(ref, commits[version - 1].appends[0].request_id)
+                assert loaded is not None
+                assert loaded.wake_at_ns == version
+                assert len(await store.events(ref, 0, 99)) == version
+            rows = await store.list_rows(Table.ORDERS, RowFilter(), None, 99, newest_first=False)
+            assert [row.key for row in rows] == [str(n) for n in range(version)]
+            for number in range(12):
+                owned = await store.claim("channel", str(number))
+                assert (owned is not None) == (number < version)
+            for commit in commits:
+                assert await put(store, commit) == Committed()
+
+
+async def test_everything_works_again_when_redis_is_back(own_redis: RedisServer) -> None:
     """Reads, commits, timers and change hints recover without a restart."""
     ref = new_ref()
-    async with opened(server.url()) as store:
+    async with opened_redis(own_redis.url()) as store:
         await put(store, new_commit(ref, 0))
         changes = store.changed({ref: 1})
         hint = asyncio.ensure_future(anext(changes))
-        server.stop()
+        own_redis.stop()
         for reading in (store.load(ref), store.feed(b"", 1), store.due(1, 1, "a", 1)):
             with pytest.raises(StoreUnavailable):
                 await reading
         assert isinstance(await put(store, new_commit(ref, 1)), OutcomeUnknown | StoreUnavailable)
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(own_redis.start)
 
         loaded = await store.load(ref)
         assert loaded is not None
@@ -350,17 +264,17 @@ async def test_everything_works_again_when_redis_is_back(server: RedisServer) ->
         await changes.aclose()  # type: ignore[attr-defined]  # it is an async generator
 
 
-async def test_another_history_is_never_taken_for_the_old_one(server: RedisServer) -> None:
+async def test_another_history_is_never_taken_for_the_old_one(own_redis: RedisServer) -> None:
     """Emptied under a running store, Redis gives neither absence nor room for a commit."""
     ref = new_ref()
-    async with opened(server.url()) as store:
+    async with opened_redis(own_redis.url()) as store:
         await put(store, new_commit(ref, 0))
-        await server.ask("FLUSHALL")
+        await own_redis.ask("FLUSHALL")
         with pytest.raises(StoreUnavailable, match="history"):
             await store.load(ref)
         assert isinstance(await put(store, new_commit(new_ref(), 0)), StoreUnavailable)
-        assert await server.ask("KEYS", "*") == []
-        fresh = RedisStore(server.url())
+        assert await own_redis.ask("KEYS", "*") == []
+        fresh = RedisStore(own_redis.url())
         info = await fresh.open()
         await fresh.close()
 
@@ -368,47 +282,61 @@ async def test_another_history_is_never_taken_for_the_old_one(server: RedisServe
         assert info.epoch
 
 
-async def test_a_demoted_primary_refuses(server: RedisServer) -> None:
+async def test_a_demoted_primary_refuses(own_redis: RedisServer) -> None:
     """A commit on what has become a replica is certainly not applied."""
     ref = new_ref()
-    async with opened(server.url()) as store:
+    async with opened_redis(own_redis.url()) as store:
         await put(store, new_commit(ref, 0))
         with RedisServer() as primary:
-            await server.ask("REPLICAOF", "127.0.0.1", str(primary.port))
+            await own_redis.ask("REPLICAOF", "127.0.0.1", str(primary.port))
             answers = [await put(store, new_commit(ref, 1)) for _ in range(2)]
-            await server.ask("REPLICAOF", "NO", "ONE")
+            await own_redis.ask("REPLICAOF", "NO", "ONE")
         assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
 
 
-async def test_a_full_memory_refuses_keeps_reading_and_recovers(server: RedisServer) -> None:
+async def test_too_few_replicas_are_a_refusal(own_redis: RedisServer) -> None:
+    """Where Redis itself asks for replicas, a commit without them is certainly not applied."""
+    ref = new_ref()
+    async with opened_redis(own_redis.url()) as store:
+        await own_redis.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+        assert isinstance(await put(store, new_commit(ref, 0)), StoreUnavailable)
+        assert await store.load(ref) is None
+        await own_redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+
+        assert await put(store, new_commit(ref, 0)) == Committed()
+
+
+async def test_a_full_memory_refuses_keeps_reading_and_recovers(own_redis: RedisServer) -> None:
     """StoreFull is certain: nothing is applied; an applied commit is still found applied."""
     ref = new_ref()
     first = new_commit(ref, 0)
-    async with opened(server.url()) as store:
+    async with opened_redis(own_redis.url()) as store:
         await put(store, first)
-        await server.ask("CONFIG", "SET", "maxmemory", "1")
+        await own_redis.ask("CONFIG", "SET", "maxmemory", "1")
         later = new_commit(ref, 1)
         assert isinstance(await put(store, later), StoreFull)
         assert await put(store, first) == Committed()
         assert await store.versions([ref]) == {ref: 1}
         assert len(await store.events(ref, 0, 9)) == 1
-        async with opened(server.url()) as other:
+        async with opened_redis(own_redis.url()) as other:
             assert isinstance(await put(other, later), StoreFull)
             assert await other.versions([ref]) == {ref: 1}
-        await server.ask("CONFIG", "SET", "maxmemory", "0")
+        await own_redis.ask("CONFIG", "SET", "maxmemory", "0")
 
         assert await put(store, later) == Committed()
 
 
-async def test_waiting_for_replicas(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_replicas(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without enough replicas the outcome is unknown, also when it is asked for again."""
     monkeypatch.setattr(gateway, "WAIT_S", 0.1)
     ref = new_ref()
     commit = new_commit(ref, 0)
-    async with opened(server.url(wait_replicas=1)) as store:
+    async with opened_redis(own_redis.url(wait_replicas=1)) as store:
         for _ in range(2):
             assert isinstance(await put(store, commit), OutcomeUnknown)
-        with RedisServer(replicaof=f"127.0.0.1 {server.port}") as replica:
+        with RedisServer(replicaof=f"127.0.0.1 {own_redis.port}") as replica:
             assert await settle(store, commit) == Committed()
             # What was acknowledged is at the replica.
             assert await replica.ask("HGET", f"maitred:head:01:{ref.id}", "v") == b"1"

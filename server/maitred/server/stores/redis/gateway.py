@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -27,20 +30,26 @@ from redis.exceptions import TimeoutError as TimedOut
 from maitred.server.stores.base import (
     CorruptData,
     OutcomeUnknown,
+    SchemaTooNew,
     StoreError,
     StoreFull,
     StoreUnavailable,
 )
 from maitred.server.stores.redis.address import Address
-from maitred.server.stores.redis.safety import Server, inspect
+from maitred.server.stores.redis.safety import Ask, Server, identify, inspect, rewrite_log
 from maitred.server.stores.redis.scripts import SCRIPTS, Script
 
+_log = structlog.get_logger(__name__)
+
+SCHEMA: Final = 1
 READ_CONNECTIONS: Final = 16
 CONNECT_S: Final = 5.0
 REPLY_S: Final = 10.0
 """A reply that takes longer is given up, and with it the connection."""
 WAIT_S: Final = 3.0
 """How long replicas have to confirm a commit."""
+
+_EPOCH_BYTES: Final = 16
 
 LOST: Final = (Disconnected, TimedOut, OSError)
 """The connection is gone: whether what was sent has happened is not known."""
@@ -112,48 +121,114 @@ class Gateway:
             socket_connect_timeout=CONNECT_S,
             socket_timeout=REPLY_S,
             socket_keepalive=True,
+            redis_connect_func=self._greet,
         )
+        self._here = f"Redis at {address.label}"
+        self._server: Server | None = None
+        self._schema = 0
+        self._meeting = asyncio.Lock()
+        try:
+            self.bare()
+        except TypeError as error:
+            raise ValueError(f"a parameter of the URL is not known: {error}") from error
 
     # ---------------------------------------------------------------- connections
 
-    async def connect(self) -> tuple[AbstractConnection, Server]:
-        """Make a connection of one's own to a server that is looked at first.
+    async def open(self) -> tuple[AbstractConnection, Server, int]:
+        """Make the first connection; answers it, what is behind it, and the schema.
 
-        Raises: StoreUnavailable, StoreFull; StoreError where the server will not do.
+        Raises: SchemaTooNew, StoreUnavailable, StoreFull; StoreError where the server will not do.
+        """
+        self.epoch = b""
+        connection = await self.connect()
+        assert self._server is not None
+        return connection, self._server, self._schema
+
+    async def connect(self) -> AbstractConnection:
+        """Make a connection of one's own to the history that was opened.
+
+        Raises: StoreUnavailable; StoreError where the server will not do.
         """
         connection = self.bare()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # the driver has it so
-            server = await inspect(
-                lambda *command: ask(connection, *command),
-                self.address,
-                accept_data_loss=self._accept_data_loss,
-            )
-            for script in SCRIPTS.values():
-                await ask(connection, "SCRIPT", "LOAD", script.source)
         except (*LOST, RedisError) as error:
-            await drop(connection)
             raise self.explain(error) from error
+        return connection
+
+    async def _greet(self, connection: AbstractConnection) -> None:
+        """Begin a connection: to a server that is known, or that gets known now."""
+        try:
+            await connection.on_connect()
+
+            async def ask_it(*command: str | bytes | int) -> Any:
+                return await ask(connection, *command)
+
+            info = await identify(ask_it, self.address)
+            if self.epoch and self._server and self._server.run_id == info["run_id"]:
+                return
+            async with self._meeting:
+                await self._meet(connection, ask_it, info)
         except BaseException:
+            # Else the pool would take it for a good one.
             await drop(connection)
             raise
-        return connection, server
 
-    async def probe(self, connection: AbstractConnection) -> None:
-        """Try what commits will need on a connection, in the history that was opened.
+    async def _meet(
+        self, connection: AbstractConnection, ask_it: Ask, info: dict[str, str]
+    ) -> None:
+        """Get to know a server that is new or was started again, before anything is written."""
+        server = await inspect(ask_it, self.address, info, accept_data_loss=self._accept_data_loss)
+        meta = self.prefix + b"meta"
+        found = await ask_it("HGET", meta, "run")
+        if found is not None and found.decode() != server.run_id and server.has_log:
+            await self._rewrite_log(ask_it, server)
+        if not self.epoch:
+            self._schema, self.epoch = await self._begin(ask_it)
+        for script in SCRIPTS.values():
+            await ask_it("SCRIPT", "LOAD", script.source)
+        await self._probe(connection)
+        if found is None or found.decode() != server.run_id:
+            with contextlib.suppress(OutOfMemoryError):
+                await ask_it("HSET", meta, "run", server.run_id)
+        self._server = server
 
-        Raises: StoreUnavailable; the connection is closed then.
-        """
+    async def _rewrite_log(self, ask_it: Ask, server: Server) -> None:
+        try:
+            await rewrite_log(ask_it, self.address)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self._here} takes long to write its log anew") from error
+        except ResponseError as error:
+            if not server.unsafe:
+                raise StoreUnavailable(f"{self._here} refuses a command: {error}") from error
+            _log.warning("redis could not be asked to write its log anew", error=str(error))
+
+    async def _begin(self, ask_it: Ask) -> tuple[int, bytes]:
+        """Read whose data this is; the first to open an empty prefix begins a history."""
+        meta = self.prefix + b"meta"
+        found = await ask_it("HGET", meta, "schema")
+        if found is not None and int(found) > SCHEMA:
+            raise SchemaTooNew(
+                f"the data in {self._here} has schema {int(found)}, this maitred knows {SCHEMA}:"
+                " use a newer one"
+            )
+        for name, value in (("schema", SCHEMA), ("epoch", os.urandom(_EPOCH_BYTES))):
+            if not await ask_it("HEXISTS", meta, name):
+                await ask_it("HSETNX", meta, name, value)
+        schema, epoch = await ask_it("HMGET", meta, "schema", "epoch")
+        return int(schema), epoch
+
+    async def _probe(self, connection: AbstractConnection) -> None:
+        """Try what commits will need, in the history that was opened. Raises: StoreUnavailable."""
         try:
             await self._call(connection, SCRIPTS["probe"], ())
-        except (*LOST, RedisError) as error:
-            made = self.explain(error)
+        except ResponseError as error:
+            made = refusal(error)
             if isinstance(made, StoreFull):
                 # It is for each commit to be refused; what gives room back goes through.
                 return
-            await drop(connection)
             if isinstance(made, CorruptData):
-                made = StoreUnavailable(f"Redis at {self.address.label} refuses a command: {error}")
+                made = StoreUnavailable(f"{self._here} refuses a command: {error}")
             raise made from error
 
     def bare(self) -> AbstractConnection:
@@ -170,7 +245,7 @@ class Gateway:
         """Return what an error of the driver means where nothing was changed."""
         if isinstance(error, ResponseError):
             return refusal(error)
-        return StoreUnavailable(f"Redis at {self.address.label} cannot be reached: {error}")
+        return StoreUnavailable(f"{self._here} cannot be reached: {error}")
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[AbstractConnection]:

@@ -69,7 +69,7 @@ class Hints:
         loop = asyncio.get_running_loop()
         listener = _Listener(refs)
         self._listeners.add(listener)
-        if self._subscriber is None or self._subscriber.done():
+        if self._subscriber is None:
             self._subscriber = loop.create_task(self._subscribe(), name="maitred-redis-hints")
         try:
             while True:
@@ -104,8 +104,8 @@ class Hints:
     # ---------------------------------------------------------------- the subscription
 
     async def _subscribe(self) -> None:
-        """Hear of the commits of other servers for as long as somebody listens."""
-        while self._listeners and not self._closed:
+        """Hear of the commits of other servers, from the first listener on."""
+        while not self._closed:
             connection = self._gateway.bare()
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]  # the driver has it so
@@ -118,13 +118,20 @@ class Hints:
 
     async def _hear(self, connection: AbstractConnection) -> None:
         channel = self._gateway.prefix + b"changed:"
+        loop = asyncio.get_running_loop()
         heard: set[Ref] = set()
-        while self._listeners:
-            wanted = {ref for listener in self._listeners for ref in tuple(listener.refs)}
-            for command, refs in (("SUBSCRIBE", wanted - heard), ("UNSUBSCRIBE", heard - wanted)):
-                if refs:
-                    await connection.send_command(command, *(channel + name_of(r) for r in refs))
-            heard = wanted
+        compare_at = loop.time()
+        # Asked each time: in the driver, wait_for of Python 3.11 may swallow a cancellation.
+        while not self._closed:
+            if loop.time() >= compare_at:
+                compare_at = loop.time() + LOOK_S
+                wanted = {ref for listener in self._listeners for ref in tuple(listener.refs)}
+                changes = {"SUBSCRIBE": wanted - heard, "UNSUBSCRIBE": heard - wanted}
+                for command, refs in changes.items():
+                    if refs:
+                        names = (channel + name_of(ref) for ref in refs)
+                        await connection.send_command(command, *names)
+                heard = wanted
             if not heard:
                 await asyncio.sleep(LOOK_S)
                 continue

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from redis.exceptions import RedisError
 
 from maitred.server.stores.base import (
     Append,
@@ -28,7 +26,6 @@ from maitred.server.stores.base import (
     Ref,
     Row,
     RowFilter,
-    SchemaTooNew,
     StoredEvent,
     StoreError,
     StoreInfo,
@@ -46,14 +43,21 @@ from maitred.server.stores.redis.codec import (
     name_of,
     optional_time,
     outcome_of,
-    place_of,
     ref_of,
     row_filter_arguments,
     row_of,
     sortable,
 )
-from maitred.server.stores.redis.gateway import LOST, Gateway, ask, drop
+from maitred.server.stores.redis.gateway import Gateway
 from maitred.server.stores.redis.hints import Hints
+from maitred.server.stores.redis.reader import (
+    PIECE,
+    read_events,
+    read_feed,
+    read_lines,
+    read_records,
+    read_versions,
+)
 from maitred.server.stores.redis.writer import QUEUE_COMMITS, Doubts, Writer
 
 if TYPE_CHECKING:
@@ -62,17 +66,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-SCHEMA: Final = 1
-PIECE: Final = 500
-"""What one script may read or delete, so that the commits of others do not wait for it."""
-
-_WALK: Final = 2000
-"""Events that one script looks through for those of some changes."""
-
-_EPOCH_BYTES: Final = 16
 _KEPT_SPACE: Final = b"provider"
-_ALL: Final = 2**53
-"""No version is as high."""
 _NANOSECONDS: Final = 1_000_000_000
 _MICROSECONDS: Final = 1_000_000
 
@@ -110,16 +104,7 @@ class RedisStore:
         """
         if self._open:
             raise StoreError("the store is open already")
-        connection, server = await self._gateway.connect()
-        try:
-            schema, self._gateway.epoch = await self._identify(connection)
-            await self._gateway.probe(connection)
-        except (*LOST, RedisError) as error:
-            await drop(connection)
-            raise self._gateway.explain(error) from error
-        except StoreError:
-            await drop(connection)
-            raise
+        connection, server, schema = await self._gateway.open()
         self._hints = Hints(self._gateway)
         self._writer = Writer(
             self._gateway,
@@ -157,21 +142,6 @@ class RedisStore:
             linearizable=True,
             backup=False,
         )
-
-    async def _identify(self, connection: Any) -> tuple[int, bytes]:
-        """Read whose data this is; the first to open an empty prefix begins a history."""
-        meta = self._gateway.prefix + b"meta"
-        found = await ask(connection, "HGET", meta, "schema")
-        if found is not None and int(found) > SCHEMA:
-            raise SchemaTooNew(
-                f"the data in Redis at {self._address.label} has schema {int(found)}, this maitred"
-                f" knows {SCHEMA}: use a newer one"
-            )
-        for name, value in (("schema", SCHEMA), ("epoch", os.urandom(_EPOCH_BYTES))):
-            if not await ask(connection, "HEXISTS", meta, name):
-                await ask(connection, "HSETNX", meta, name, value)
-        schema, epoch = await ask(connection, "HMGET", meta, "schema", "epoch")
-        return int(schema), epoch
 
     async def close(self) -> None:
         """Commit what is queued, then close."""
@@ -294,17 +264,7 @@ class RedisStore:
 
     async def versions(self, refs: Iterable[Ref]) -> dict[Ref, int]:
         """Read the versions of those that exist."""
-        wanted = tuple(refs)
-        found: dict[Ref, int] = {}
-        for start in range(0, len(wanted), PIECE):
-            some = wanted[start : start + PIECE]
-            answer = await self._read("versions", *map(name_of, some))
-            found.update(
-                (ref, int(version))
-                for ref, version in zip(some, answer, strict=True)
-                if version is not None
-            )
-        return found
+        return await read_versions(self._read, refs)
 
     async def events(
         self,
@@ -317,30 +277,9 @@ class RedisStore:
         newest_first: bool = False,
     ) -> list[StoredEvent]:
         """Read a page of an aggregate's log."""
-        chosen = [b"%d" % change for change in changes or ()]
-        count = b"-1" if changes is None else b"%d" % len(chosen)
-        low, high = after, _ALL if before is None else before
-        found: list[StoredEvent] = []
-        while len(found) < limit:
-            go_on, *events = await self._read(
-                "events",
-                name_of(ref),
-                b"%d" % low,
-                b"%d" % high,
-                b"%d" % min(limit - len(found), PIECE),
-                b"%d" % _WALK,
-                b"1" if newest_first else b"0",
-                count,
-                *chosen,
-            )
-            found += [event_of(ref, event) for event in events]
-            if go_on is None:
-                break
-            if newest_first:
-                high = int(go_on) + 1
-            else:
-                low = int(go_on) - 1
-        return found
+        return await read_events(
+            self._read, ref, after, limit, changes, before, newest_first=newest_first
+        )
 
     async def event_by_request(self, ref: Ref, request_id: bytes) -> StoredEvent | None:
         """Read the event that a request produced."""
@@ -357,8 +296,9 @@ class RedisStore:
         self, kind: Kind, where: HeadFilter, after: int | None, limit: int
     ) -> list[Head]:
         """List aggregates, newest first."""
-        lines = await self._list(
-            "list_heads", [b"%02d" % kind], after, limit, head_filter_arguments(where)
+        selecting = head_filter_arguments(where)
+        lines = await read_lines(
+            self._read, "list_heads", [b"%02d" % kind], after, limit, selecting
         )
         return [
             Head(Ref(kind, id.decode()), int(version), body, int(position))
@@ -377,36 +317,12 @@ class RedisStore:
         """List projection rows in order of their first writing."""
         order = b"1" if newest_first else b"0"
         rest = [order, *row_filter_arguments(where)]
-        lines = await self._list("list_rows", [b"%d" % table], after, limit, rest)
+        lines = await read_lines(self._read, "list_rows", [b"%d" % table], after, limit, rest)
         return [row_of(line) for line in lines]
-
-    async def _list(
-        self, name: str, first: list[bytes], after: int | None, limit: int, rest: list[bytes]
-    ) -> list[Any]:
-        place = b"" if after is None else b"%d" % after
-        found: list[Any] = []
-        while len(found) < limit:
-            asked = min(limit - len(found), PIECE)
-            go_on, *lines = await self._read(name, *first, place, b"%d" % asked, *rest)
-            found += lines
-            if go_on is None:
-                break
-            place = go_on
-        return found
 
     async def feed(self, after: bytes, limit: int) -> list[StoredEvent]:
         """Read events of all aggregates after a cursor."""
-        place = place_of(after)
-        found: list[StoredEvent] = []
-        while len(found) < limit:
-            asked = b"%d" % min(limit - len(found), PIECE)
-            last, *lines = await self._read("feed", place, asked)
-            if last is None:
-                break
-            place = last
-            pairs = zip(*[iter(lines)] * 2, strict=True)
-            found += [event_of(ref_of(name), event) for name, event in pairs]
-        return found
+        return await read_feed(self._read, after, limit)
 
     async def feed_end(self) -> bytes:
         """Read the cursor behind which only later events are found."""
@@ -418,24 +334,8 @@ class RedisStore:
 
     async def scan(self, after: Ref | None = None) -> AsyncIterator[Record]:
         """Iterate over all aggregates in the order of their refs."""
-        tables = [b"%d" % table for table in Table]
-        place = b"" if after is None else name_of(after)
-        while names := await self._read("refs", place, b"%d" % PIECE):
-            for name in names:
-                ref, read, more = ref_of(name), 0, True
-                while more:
-                    head, *rest = await self._read(
-                        "record", name, b"%d" % read, b"%d" % PIECE, *tables
-                    )
-                    if head is None:
-                        break
-                    loaded = loaded_of(ref, head)
-                    events = tuple(event_of(ref, event) for event in rest[0])
-                    rows = sorted(map(row_of, rest[1]), key=lambda row: row.position)
-                    read = events[-1].version if events else loaded.version
-                    more = read < loaded.version
-                    yield Record(loaded, events, tuple(rows), more)
-            place = names[-1]
+        async for record in read_records(self._read, after):
+            yield record
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

@@ -193,8 +193,7 @@ class Writer:
     async def _write(self, batch: list[Submission]) -> list[Answer]:
         if self._connection is None or not self._connection.is_connected:
             try:
-                self._connection, _ = await self._gateway.connect()
-                await self._gateway.probe(self._connection)
+                self._connection = await self._gateway.connect()
             except StoreError as error:
                 gone = StoreUnavailable(str(error))
                 gone.__cause__ = error
