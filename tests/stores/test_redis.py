@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maitred.server.stores import create_store
+from maitred.server.stores import create_store, show_url
 from maitred.server.stores.base import (
     Commit,
     Committed,
@@ -276,3 +276,17 @@ def test_a_wrong_url_is_refused(url: str) -> None:
     """The error is one line, before anything is connected."""
     with pytest.raises(ValueError, match=r"unknown store|wait_replicas|prefix|colour"):
         create_store(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:p@ss:word@host:1/0?prefix=a", "redis://host:1/0?prefix=a"),
+        ("rediss://:secret@host", "rediss://host"),
+        ("redis://host/0?prefix=a@b", "redis://host/0?prefix=a@b"),
+        ("sqlite:data@home.db", "sqlite:data@home.db"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, shown: str) -> None:
+    """What goes to the log names the place only."""
+    assert show_url(url) == shown

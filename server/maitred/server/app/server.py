@@ -24,7 +24,7 @@ from maitred.server.app.wiring import Parts, wire
 from maitred.server.config import Settings, SettingsError
 from maitred.server.engine.clock import Clock, Ids
 from maitred.server.engine.engine import Engine
-from maitred.server.stores import create_store
+from maitred.server.stores import create_store, show_url
 from maitred.server.stores.base import Store, StoreError
 from maitred.server.telemetry import metrics
 
@@ -148,7 +148,7 @@ class Server:
             unix_socket=settings.unix_socket or "none",
             tls="mutual" if settings.tls_client_ca else "yes" if settings.tls_cert else "no",
             store=info.engine,
-            data=settings.data,
+            data=show_url(settings.data),
             payments=settings.payments,
             metrics_port=self.metrics_port or "none",
         )

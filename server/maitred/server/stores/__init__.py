@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maitred.server.stores.base import Store
 
-__all__ = ["create_store"]
+__all__ = ["create_store", "show_url"]
 
 _ACCEPTED = (
     "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, redis://HOST:PORT/DB or the path of a file"
 )
+
+
+def show_url(url: str) -> str:
+    """Return a URL as it may be shown: without user and password."""
+    return re.sub(r"(?<=//)[^/?#]*@", "", url)
 
 
 def create_store(url: str, **options: Any) -> Store:
@@ -38,4 +43,4 @@ def create_store(url: str, **options: Any) -> Store:
             except ModuleNotFoundError as error:
                 raise ValueError(f"{scheme}: needs pip install 'maitred[redis]'") from error
             return RedisStore(url, **options)
-    raise ValueError(f"unknown store {url!r}: use {_ACCEPTED}")
+    raise ValueError(f"unknown store {show_url(url)!r}: use {_ACCEPTED}")
