@@ -94,6 +94,10 @@ async def test_times_a_nanosecond_apart_are_told_apart(store: RedisStore) -> Non
     assert await store.next_wake() == -5
     assert await store.due(_PAST_DOUBLES - 1, 9, "a", 1) == [refs[2], refs[3]]
     assert await store.due(_PAST_DOUBLES, 9, "a", 1) == [refs[1]]
+    later = new_ref()
+    await put(store, new_commit(later, 0, wake_at_ns=_PAST_DOUBLES + 9))
+    await put(store, new_commit(later, 1, wake_at_ns=_PAST_DOUBLES + 8))
+    assert await store.due(_PAST_DOUBLES + 8, 9, "a", 1) == [refs[0], later]
     loaded = [await store.load(ref) for ref in refs]
     assert [head and head.time_ns for head in loaded] == times
     assert [head and head.wake_at_ns for head in loaded] == times

@@ -329,17 +329,22 @@ async def test_a_full_memory_refuses_keeps_reading_and_recovers(own_redis: Redis
 async def test_waiting_for_replicas(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without enough replicas the outcome is unknown, also when it is asked for again."""
+    """What a replica has not confirmed is unknown, whoever asks for it again and however often."""
     monkeypatch.setattr(gateway, "WAIT_S", 0.1)
     ref = new_ref()
-    commit = new_commit(ref, 0)
-    async with opened_redis(own_redis.url(wait_replicas=1)) as store:
+    first, second = new_commit(ref, 0), new_commit(ref, 1)
+    url = own_redis.url(wait_replicas=1)
+    async with opened_redis(url) as store:
         for _ in range(2):
-            assert isinstance(await put(store, commit), OutcomeUnknown)
+            assert isinstance(await put(store, first), OutcomeUnknown)
         with RedisServer(replicaof=f"127.0.0.1 {own_redis.port}") as replica:
-            assert await settle(store, commit) == Committed()
-            # What was acknowledged is at the replica.
+            assert await settle(store, first) == Committed()
             assert await replica.ask("HGET", f"maitred:head:01:{ref.id}", "v") == b"1"
-            again = new_commit(ref, 1)
-            assert await settle(store, again) == Committed()
+            replica.pause()
+            assert isinstance(await put(store, second), OutcomeUnknown)
+            async with opened_redis(url) as other:
+                # Its connection has written nothing of this commit.
+                assert isinstance(await put(other, second), OutcomeUnknown)
+            replica.resume()
+            assert await settle(store, second) == Committed()
             assert await replica.ask("HGET", f"maitred:head:01:{ref.id}", "v") == b"2"

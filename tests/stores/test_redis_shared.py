@@ -6,6 +6,9 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+from tests.support.redis import opened_redis
+
 from maitred.server.stores.base import ClaimTaken, Commit, Committed, Conflict, Kind, Ref
 from maitred.server.stores.redis import RedisStore
 from maitred.server.testing.samples import new_claim, new_commit, new_ref, put, start
@@ -87,30 +90,35 @@ async def test_of_rivals_for_a_claim_one_wins(redis_pair: tuple[RedisStore, Redi
     assert answers.count(ClaimTaken(claim.space, claim.key, owner.owner)) == 19
 
 
+@pytest.mark.parametrize("may_publish", [True, False])
 async def test_a_commit_of_another_server_is_told_within_a_second(
-    redis_pair: tuple[RedisStore, RedisStore],
+    own_redis: RedisServer, may_publish: bool
 ) -> None:
-    """Also while this server's own commits keep its listeners awake."""
+    """Also while this server's own commits keep its listeners awake, and without pub/sub."""
+    user = ["on", "nopass", "~*", "+@all", "allchannels" if may_publish else "resetchannels"]
+    await own_redis.ask("ACL", "SETUSER", "maitred", *user)
+    url = f"redis://maitred:any@{own_redis.address}/0"
     foreign, own = new_ref(), new_ref()
-    await put(redis_pair[0], new_commit(foreign, 0))
-    changes = redis_pair[1].changed({foreign: 1, own: 10**6})
-    stop = asyncio.Event()
+    done = False
 
-    async def chatter() -> None:
+    async def chatter(store: RedisStore) -> None:
         base = 0
-        while not stop.is_set():
-            await put(redis_pair[1], new_commit(own, base))
+        while not done:
+            await put(store, new_commit(own, base))
             base += 1
 
-    noise = asyncio.create_task(chatter())
-    await anext(changes)
-    await put(redis_pair[0], new_commit(foreign, 1))
-    async with asyncio.timeout(1.0):
-        while foreign not in await anext(changes):
-            pass
-    stop.set()
-    await noise
-    await changes.aclose()  # type: ignore[attr-defined]  # it is an async generator
+    async with opened_redis(url) as here, opened_redis(url) as there:
+        await put(there, new_commit(foreign, 0))
+        changes = here.changed({foreign: 1, own: 10**6})
+        noise = asyncio.create_task(chatter(here))
+        await anext(changes)
+        await put(there, new_commit(foreign, 1))
+        async with asyncio.timeout(1.0):
+            while foreign not in await anext(changes):
+                pass
+        done = True
+        await noise
+        await changes.aclose()  # type: ignore[attr-defined]  # it is an async generator
 
 
 async def test_one_lease_and_one_alarm_go_to_one_server(

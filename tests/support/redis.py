@@ -119,6 +119,16 @@ class RedisServer:
         """End the process at once, as `kill -9`."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Stop it in its tracks; its connections stay."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End the process in order."""
         self._end(signal.SIGTERM)
