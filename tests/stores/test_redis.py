@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.redis import opened_redis
 
 from maitred.server.stores import create_store, show_url
 from maitred.server.stores.base import (
+    ClaimTaken,
     Commit,
     Committed,
     HeadFilter,
@@ -82,9 +85,9 @@ async def test_times_a_nanosecond_apart_are_told_apart(store: RedisStore) -> Non
     """Beyond what a double holds, alarms keep their order and ranges their ends."""
     refs = [new_ref() for _ in range(4)]
     times = [_PAST_DOUBLES + 1, _PAST_DOUBLES, -5, _PAST_DOUBLES - 1]
-    for ref, time in zip(refs, times, strict=True):
-        append = new_append(ref, 0, time_ns=time, wake_at_ns=time, index=Index(time))
-        await put(store, Commit((append,), rows=(new_row(Table.ORDERS, ref, created_ns=time),)))
+    for ref, at in zip(refs, times, strict=True):
+        append = new_append(ref, 0, time_ns=at, wake_at_ns=at, index=Index(at))
+        await put(store, Commit((append,), rows=(new_row(Table.ORDERS, ref, created_ns=at),)))
     where = {"created_from_ns": _PAST_DOUBLES - 1, "created_before_ns": _PAST_DOUBLES + 1}
     heads = await store.list_heads(Kind.SESSION, HeadFilter(**where), None, 9)  # type: ignore[arg-type]  # both have them
     rows = await store.list_rows(Table.ORDERS, RowFilter(**where), None, 9)  # type: ignore[arg-type]  # both have them
@@ -241,6 +244,51 @@ async def test_an_interrupted_forget_is_finished_by_open(redis_server: RedisServ
 
     assert [event.version for event in await again.feed(b"", 9)] == [4]
     await again.close()
+
+
+async def test_a_forgotten_aggregate_leaves_no_other_key(redis_server: RedisServer) -> None:
+    """Nothing of it stays but the tombstone, its event and the request of that."""
+    prefix = f"test-{os.urandom(6).hex()}"
+    ref = new_ref()
+    async with opened_redis(redis_server.url(prefix)) as store:
+        for base in range(3):
+            commit = new_commit(ref, base, wake_at_ns=base, index=Index(1, 1, ref.id, 1))
+            row = new_row(Table.ORDERS, ref, flag=1)
+            await put(store, commit._replace(rows=(row,), claims=(new_claim(owner=ref.id),)))
+        await store.forget(ref, 3, last := new_append(ref, 3, personal=None))
+    keys = await redis_server.ask("KEYS", f"{prefix}:*")
+
+    assert sorted(key.decode().removeprefix(f"{prefix}:") for key in keys) == sorted(
+        [f"{name}:01:{ref.id}" for name in ("head", "log", "requests")] + ["feed", "meta", "refs"]
+    )
+    requests = await redis_server.ask("HKEYS", f"{prefix}:requests:01:{ref.id}")
+    assert requests == [last.request_id]
+
+
+async def test_a_row_is_found_by_what_it_is_now(store: RedisStore) -> None:
+    """Written again with other columns, it leaves the listings of the old ones."""
+    one, two = new_ref(), new_ref()
+    row = new_row(Table.ORDERS, one, status=1, flag=2)
+    await put(store, Commit((), rows=(row,)))
+    await put(store, Commit((), rows=(row._replace(ref=two, status=3, flag=4),)))
+
+    for before in (RowFilter(ref=one), RowFilter(statuses=(1,)), RowFilter(flag=2)):
+        assert await store.list_rows(Table.ORDERS, before, None, 9) == []
+    for after in (RowFilter(ref=two), RowFilter(statuses=(3,)), RowFilter(flag=4)):
+        assert len(await store.list_rows(Table.ORDERS, after, None, 9)) == 1
+
+
+async def test_a_claim_is_free_from_its_end_on(store: RedisStore) -> None:
+    """Nothing needs to have cleared it away."""
+    claim = new_claim(owner="first", expires_ns=time.time_ns() + 50_000_000)
+    await put(store, Commit((), claims=(claim,)))
+    mine = claim._replace(owner="second", expires_ns=None)
+    assert await put(store, Commit((), claims=(mine,))) == ClaimTaken(*claim[:3])
+    while await store.claim(claim.space, claim.key) is not None:
+        await asyncio.sleep(0.005)
+
+    assert await put(store, Commit((), claims=(mine,))) == Committed()
+    assert await store.claim(claim.space, claim.key) == mine
 
 
 async def test_expired_claims_are_cleared_away(

@@ -55,7 +55,7 @@ class RedisServer:
     def __init__(self, **settings: str) -> None:
         """Prepare; a setting is written with _ for -."""
         self._settings = SAFE | {name.replace("_", "-"): text for name, text in settings.items()}
-        self._directory = tempfile.TemporaryDirectory(prefix="maitred-redis-")
+        self._directory = Path(tempfile.mkdtemp(prefix="maitred-redis-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -77,7 +77,9 @@ class RedisServer:
         while True:
             self.port = self.port or _free_port()
             self._process = subprocess.Popen(
-                [executable, self._write_settings()], stdout=subprocess.DEVNULL
+                [executable, self._write_settings()],
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
             )
             while self._process.poll() is None:
                 if _answers(self.port):
@@ -91,8 +93,8 @@ class RedisServer:
 
     def _write_settings(self) -> str:
         where = {"bind": "127.0.0.1", "port": str(self.port), "logfile": "server.log"}
-        settings = {"dir": self._directory.name} | where | self._settings
-        path = Path(self._directory.name) / "redis.conf"
+        settings = {"dir": str(self._directory)} | where | self._settings
+        path = self._directory / "redis.conf"
         path.write_text("".join(f"{name} {text}\n" for name, text in settings.items()))
         return str(path)
 
@@ -106,14 +108,13 @@ class RedisServer:
 
     def log(self) -> str:
         """Read what the server says."""
-        path = Path(self._directory.name) / "server.log"
+        path = self._directory / "server.log"
         return path.read_text(errors="replace") if path.exists() else "there is no log"
 
     def append_only_file(self) -> Path:
         """Find the file that the newest writes are in."""
-        directory = Path(self._directory.name)
-        whole = directory / "appendonly.aof"
-        return whole if whole.exists() else max(directory.glob("*/*.incr.aof"))
+        whole = self._directory / "appendonly.aof"
+        return whole if whole.exists() else max(self._directory.glob("*/*.incr.aof"))
 
     def kill(self) -> None:
         """End the process at once, as `kill -9`."""
@@ -143,11 +144,17 @@ class RedisServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        # The children that write snapshots are not worth waiting for.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the process and remove its directory."""
         self.kill()
-        self._directory.cleanup()
+        deadline = time.monotonic() + _PATIENCE_S
+        # A child that writes a snapshot may be about to put another file there.
+        while self._directory.exists() and time.monotonic() < deadline:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def __enter__(self) -> Self:
         try:
