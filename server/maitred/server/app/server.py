@@ -254,9 +254,18 @@ def open_store(settings: Settings) -> Store:
     Raises: SettingsError.
     """
     options: dict[str, Any] = {"queue_commits": settings.store_queue}
-    if not settings.data.lower().startswith("memory:"):
-        options["linger_s"] = settings.max_batch_wait_s
-        options["max_bytes"] = settings.store_max_bytes or None
+    match settings.data.lower().partition(":")[0]:
+        case "memory":
+            pass
+        case "redis" | "rediss":
+            options["accept_data_loss"] = settings.accept_data_loss
+        case "postgres" | "postgresql":
+            options["linger_s"] = settings.max_batch_wait_s
+        case _:
+            options["linger_s"] = settings.max_batch_wait_s
+            options["max_bytes"] = settings.store_max_bytes or None
+    if settings.store_max_bytes and "max_bytes" not in options:
+        raise SettingsError("store_max_bytes bounds an SQLite file; this engine has its own bounds")
     try:
         return create_store(settings.data, **options)
     except ValueError as error:

@@ -76,6 +76,8 @@ def books_directory(settings: Settings) -> Path | None:
         return Path(settings.simulated_dir)
     if settings.data.lower().startswith("memory:"):
         return None
+    if settings.data.lower().startswith(("redis:", "rediss:")):
+        return Path.cwd()
     path = settings.data
     if path.lower().startswith(("postgresql:", "postgres:")):
         # It names no folder of this machine; several servers set `simulated_dir` to one they share.

@@ -80,6 +80,9 @@ class Settings:
         "longest that commits wait for others to share the disk with, in seconds",
         least=0,
     )
+    accept_data_loss: bool = setting(
+        False, "store", "use a Redis whose settings may lose acknowledged writes"
+    )
     cache_sessions: int = setting(
         10_000, "store", "aggregates whose state is kept in memory", least=1
     )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from maitred.server.stores.base import Store
 
 __all__ = ["create_store", "without_password"]
 
-_ACCEPTED = "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, the path of a file, or postgresql://…"
+_ACCEPTED = (
+    "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, the path of a file, "
+    "postgresql://HOST/NAME or redis://HOST:PORT/DB"
+)
 
 
 def create_store(url: str, **options: Any) -> Store:
@@ -31,23 +37,29 @@ def create_store(url: str, **options: Any) -> Store:
 
             return SqliteStore(path, **options)
         case "postgresql" | "postgres" if rest.startswith("//"):
-            return _postgres(url, options)
-    raise ValueError(f"unknown store {url!r}: use {_ACCEPTED}")
+            with _needing("postgres"):
+                from maitred.server.stores.postgres import PostgresStore  # only the engine chosen
+
+            return PostgresStore(url, **options)
+        case "redis" | "rediss" if rest.startswith("//"):
+            with _needing("redis"):
+                from maitred.server.stores.redis import RedisStore  # only the engine chosen
+
+            return RedisStore(url, **options)
+    raise ValueError(f"unknown store {without_password(url)!r}: use {_ACCEPTED}")
 
 
 def without_password(url: str) -> str:
-    """Return a store's URL as it may be logged."""
+    """Return a store's URL as it may be shown."""
     url = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:…@", url)
     return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=…", url)
 
 
-def _postgres(url: str, options: dict[str, Any]) -> Store:
-    if options.pop("max_bytes", None):
-        raise ValueError("the size of a PostgreSQL database cannot be bounded from here")
+@contextmanager
+def _needing(extra: str) -> Iterator[None]:
     try:
-        from maitred.server.stores.postgres import PostgresStore  # only the engine chosen
+        yield
     except ImportError as error:
         raise ValueError(
-            f"PostgreSQL needs its driver: pip install 'maitred[postgres]' ({error})"
+            f"its driver is missing ({error}): pip install 'maitred[{extra}]'"
         ) from error
-    return PostgresStore(url, **options)

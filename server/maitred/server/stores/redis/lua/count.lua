@@ -1,0 +1,3 @@
+-- How many aggregates of a kind are listed.
+
+return call('ZCARD', P .. 'heads:' .. take())
