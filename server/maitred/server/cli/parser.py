@@ -58,6 +58,7 @@ def build() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     add_arguments(serve)
     _backup(add("backup", "remote:backup", "have the running server write a copy of its data"))
     _check(add("check", "check:check", "check the data of a server that is not running"))
+    _copy(add("copy", "copy:copy", "copy all data into another engine, no server running"))
     _token(add("token", "token:token", "make a bearer token and print it, once"))
     _sessions(add("sessions", "remote:sessions", "list sessions, newest first"))
     _watch(add("watch", "watch:watch", "show a session as it changes"))
@@ -111,6 +112,16 @@ def _backup(parser: Parser) -> None:
 def _check(parser: Parser) -> None:
     parser.add_argument(
         "data", nargs="?", default="sqlite:maitred.db", help="default: sqlite:maitred.db"
+    )
+
+
+def _copy(parser: Parser) -> None:
+    parser.add_argument("source", help="where the data is, as in --data")
+    parser.add_argument("target", help="where it goes: an empty store, or one half copied")
+    parser.add_argument(
+        "--accept-data-loss",
+        action="store_true",
+        help="also from or to a Redis whose settings may lose acknowledged writes",
     )
 
 

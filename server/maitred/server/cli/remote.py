@@ -111,14 +111,16 @@ class Progress:
     def __enter__(self) -> Any:
         """Show the bar; answers the function that moves it."""
         if not sys.stderr.isatty():
-            return lambda done, total: None
+            return lambda done, total, what="": None
         from rich.console import Console
         from rich.progress import Progress as Bar
 
         self._bar = Bar(console=Console(stderr=True), transient=True)
         self._bar.start()
         task = self._bar.add_task(self._what, total=None)
-        return lambda done, total: self._bar.update(task, completed=done, total=total or None)
+        return lambda done, total, what="": self._bar.update(
+            task, completed=done, total=total or None, description=what or self._what
+        )
 
     def __exit__(self, *_: object) -> None:
         """Take the bar away."""

@@ -323,6 +323,17 @@ class MemoryStore:
                 yield Record(aggregate.head, events, rows, more)
                 rows = ()
 
+    async def list_claims(self, after: tuple[str, str] | None, limit: int) -> list[Claim]:
+        """List claims in order."""
+        self._check_open()
+        places = sorted(place for place in self._state.claims if after is None or place > after)
+        return [self._state.claims[place] for place in places[:limit]]
+
+    async def restore(self, records: Sequence[Record]) -> int:
+        """Write aggregates as they were scanned."""
+        self._check_open()
+        return sum([self._state.restore(record) for record in records])
+
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""
         self._check_open()

@@ -16,6 +16,7 @@ from maitred.server.stores.base import (
     Lease,
     Loaded,
     Outcome,
+    Record,
     Ref,
     Replayed,
     Row,
@@ -188,6 +189,22 @@ class MemoryState:
             if claim.owner != ref.id or claim.space == _KEPT_SPACE
         }
         return Committed()
+
+    def restore(self, record: Record) -> bool:
+        """Write an aggregate as another store kept it."""
+        head = record.loaded._replace(request_event=None)
+        if head.ref in self.aggregates:
+            return False
+        aggregate = Aggregate(len(self.aggregates) + 1, head)
+        self.aggregates[head.ref] = aggregate
+        for event in record.events:
+            kept = event._replace(cursor=self.next_event.to_bytes(CURSOR_BYTES, "big"))
+            aggregate.events[kept.version] = kept
+            if kept.request_id is not None:
+                aggregate.requests[kept.request_id] = kept.version
+            self.log[self.next_event] = kept
+            self.next_event += 1
+        return True
 
     def redact(self, ref: Ref, versions: Sequence[int]) -> int:
         """Erase the personal parts of those events."""

@@ -259,6 +259,14 @@ class FaultyStore:
         """Delegate."""
         return self.inner.scan(after)
 
+    async def list_claims(self, after: tuple[str, str] | None, limit: int) -> list[Claim]:
+        """Delegate."""
+        return await self.inner.list_claims(after, limit)
+
+    async def restore(self, records: Sequence[Record]) -> int:
+        """Delegate."""
+        return await self.inner.restore(records)
+
     async def count(self, kind: Kind) -> int:
         """Delegate."""
         return await self.inner.count(kind)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from maitred.server.testing.contract_claims import ClaimContract
+from maitred.server.testing.contract_copy import CopyContract
 from maitred.server.testing.contract_log import LogContract
 from maitred.server.testing.contract_reads import ReadContract
 from maitred.server.testing.contract_timers import LifeContract
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["StoreContract"]
 
 
-class StoreContract(WriteContract, ClaimContract, LogContract, ReadContract, LifeContract):
+class StoreContract(
+    WriteContract, ClaimContract, LogContract, ReadContract, CopyContract, LifeContract
+):
     """Every promise of the protocol, for one engine."""
 
     @pytest.fixture

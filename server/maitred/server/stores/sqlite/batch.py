@@ -227,7 +227,7 @@ def _create(cursor: sqlite3.Cursor, append: Append) -> None:
     aggregate = cursor.lastrowid
     if aggregate is None:
         raise RowsDisagree("create_head made no row")
-    _write_labels(cursor, append.ref, aggregate, None, labels)
+    write_labels(cursor, append.ref, aggregate, None, labels)
     append_event(cursor, aggregate, append)
 
 
@@ -278,12 +278,13 @@ def write_index(cursor: sqlite3.Cursor, ref: Ref, head: Found, index: Index) -> 
         head.aggregate,
     )
     _change_rows(cursor, "index_head", [row])
-    _write_labels(cursor, ref, head.aggregate, head.labels, labels)
+    write_labels(cursor, ref, head.aggregate, head.labels, labels)
 
 
-def _write_labels(
+def write_labels(
     cursor: sqlite3.Cursor, ref: Ref, aggregate: int, old: str | None, new: str | None
 ) -> None:
+    """Write which labels an aggregate is listed under."""
     if old == new:
         return
     before, after = set(decode_labels(old)), set(decode_labels(new))

@@ -20,14 +20,16 @@ from maitred.server.stores.base import (
     Kind,
     Lease,
     Outcome,
+    Record,
     Ref,
     Table,
 )
-from maitred.server.stores.sqlite.batch import append_event, write_index
+from maitred.server.stores.sqlite.batch import append_event, write_index, write_labels
 from maitred.server.stores.sqlite.decide import (
     COMMITTED,
     RowsDisagree,
     conflict,
+    encode_labels,
     find,
     is_applied,
     replay,
@@ -169,6 +171,64 @@ def lease(name: str, owner: str, ttl_s: float, clock_ns: Callable[[], int]) -> W
         return taken
 
     return take
+
+
+def restore(records: Sequence[Record]) -> Work[int]:
+    """Return the job that writes aggregates as another store kept them."""
+
+    def write(connection: sqlite3.Connection) -> int | Again[int]:
+        cursor = connection.cursor()
+        return sum([_restore(cursor, record) for record in records])
+
+    return write
+
+
+def _restore(cursor: sqlite3.Cursor, record: Record) -> bool:
+    head = record.loaded
+    if cursor.execute(SQL["read_version"], head.ref).fetchone() is not None:
+        return False
+    index, labels = head.index, encode_labels(head.index.labels)
+    cursor.execute(
+        SQL["restore_head"],
+        (
+            *head.ref,
+            head.version,
+            head.commit_id,
+            head.time_ns,
+            head.wake_at_ns,
+            head.wake_at_ns,
+            head.tombstone,
+            index.created_ns,
+            index.status,
+            index.customer_id,
+            index.attention,
+            labels,
+            head.chain,
+            head.body,
+        ),
+    )
+    aggregate = cursor.lastrowid
+    if aggregate is None:
+        raise RowsDisagree("restore_head made no row")
+    write_labels(cursor, head.ref, aggregate, None, labels)
+    cursor.executemany(
+        SQL["append_event"],
+        [
+            (
+                aggregate,
+                event.version,
+                event.time_ns,
+                event.change,
+                event.request_id,
+                event.fingerprint,
+                event.facts,
+                event.personal,
+                event.chain,
+            )
+            for event in record.events
+        ],
+    )
+    return True
 
 
 def expire_claims(now_ns: int) -> Work[int]:

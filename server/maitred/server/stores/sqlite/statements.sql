@@ -83,6 +83,17 @@ ON CONFLICT (tab, key) DO UPDATE SET
 -- Delete a projection row.
 DELETE FROM projections WHERE tab = ? AND key = ?
 
+-- name: restore_head
+-- A head as another store kept it.
+INSERT INTO aggregates (kind, id, version, commit_id, time_ns, wake_at_ns, armed_ns, tombstone,
+                        created_ns, status, customer_id, attention, labels, chain, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: list_claims
+-- Claims in order.
+SELECT space, key, owner, expires_ns FROM claims WHERE (space, key) > (?, ?)
+ORDER BY space, key LIMIT ?
+
 -- name: load
 -- A head.
 SELECT version, commit_id, time_ns, chain, body, created_ns, status, customer_id, attention, labels,

@@ -339,6 +339,19 @@ class SqliteStore:
                     read = record.events[-1].version if record.events else record.loaded.version
             after = refs[-1]
 
+    async def list_claims(self, after: tuple[str, str] | None, limit: int) -> list[Claim]:
+        """List claims in order."""
+        start = after or ("", "")
+        return await self._read(
+            lambda connection: [
+                Claim(*row) for row in connection.execute(SQL["list_claims"], (*start, limit))
+            ]
+        )
+
+    async def restore(self, records: Sequence[Record]) -> int:
+        """Write aggregates as they were scanned."""
+        return await self._writing().run(jobs.restore(records))
+
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""
         return await self._read(

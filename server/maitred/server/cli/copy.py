@@ -1,0 +1,58 @@
+"""maitred copy: everything from one store into another, with the proof that it arrived."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from maitred.server.app.server import open_store
+from maitred.server.cli.failures import FAILED, CommandError
+from maitred.server.cli.remote import Progress
+from maitred.server.config import Settings
+from maitred.server.engine.aggregates import aggregates
+from maitred.server.engine.copying import Copied, Copy
+from maitred.server.stores import without_password
+from maitred.server.stores.base import StoreError
+from maitred.server.telemetry import logging
+
+
+def copy(arguments: argparse.Namespace) -> int:
+    """Copy everything; print what differs afterwards."""
+    logging.configure(level="error")
+    accept = arguments.accept_data_loss
+    source = Settings(data=arguments.source, accept_data_loss=accept)
+    target = Settings(data=arguments.target, accept_data_loss=accept)
+    if source.data == target.data:
+        raise CommandError("source and target are the same")
+    try:
+        copied = asyncio.run(_copy(source, target))
+    except StoreError as error:
+        raise CommandError(f"{error}; run the same command again, it goes on from there") from error
+    for problem in copied.problems:
+        print(problem)
+    summary = (
+        f"{copied.aggregates} aggregates, {copied.events} events, {copied.rows} rows, "
+        f"{copied.claims} claims copied to {without_password(target.data)}: "
+    )
+    if copied.problems:
+        print(f"{summary}{len(copied.problems)} problems", file=sys.stderr)
+        return FAILED
+    print(f"{summary}every head, event, chain and fold is the same")
+    return 0
+
+
+async def _copy(source: Settings, target: Settings) -> Copied:
+    taken, given = open_store(source), open_store(target)
+    await taken.open()
+    try:
+        await given.open()
+        try:
+            with Progress("copying") as tell:
+                kinds = aggregates(source.retention_seconds)
+                work = Copy(taken, given, kinds, lambda what, done, total: tell(done, total, what))
+                return await work.run()
+        finally:
+            await given.close()
+    finally:
+        await taken.close()

@@ -1,0 +1,253 @@
+"""Moving house: everything of one store into another, and the proof that it arrived.
+
+Aggregates are written in the order in which they were made, whole and byte for byte; rows and
+claims follow, each in its own order. A copy that was interrupted is run again: what is there is not
+written twice. Nobody may write to either store meanwhile; if somebody did, the proof says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from maitred.server.engine import audit
+from maitred.server.engine.aggregates import Aggregate
+from maitred.server.errors import MaitredError
+from maitred.server.stores.base import (
+    Claim,
+    ClaimTaken,
+    Commit,
+    Kind,
+    Loaded,
+    Outcome,
+    OutcomeUnknown,
+    Record,
+    Ref,
+    Row,
+    RowFilter,
+    Store,
+    StoredEvent,
+    StoreError,
+    Table,
+)
+
+PAGE = 500
+BATCH_AGGREGATES = 200
+BATCH_BYTES = 4 * 1024 * 1024
+RESUBMIT_S = 0.2
+MOST_PROBLEMS = 100
+
+Tell = Callable[[str, int, int], None]
+"""Called with (what is being done, how much is done, of how much)."""
+
+
+class Copied(NamedTuple):
+    """What a copy moved and found."""
+
+    aggregates: int
+    events: int
+    rows: int
+    claims: int
+    problems: tuple[str, ...]
+
+
+class Copy:
+    """One copy from an open store into another."""
+
+    def __init__(
+        self, source: Store, target: Store, kinds: Mapping[Kind, Aggregate], tell: Tell
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._kinds = kinds
+        self._tell = tell
+        self._events = 0
+        self._problems: list[str] = []
+
+    async def run(self) -> Copied:
+        """Copy, then compare. Raises: StoreError; run again, it goes on where it was."""
+        refs = await self._refs_by_age()
+        await self._copy_aggregates(refs)
+        rows = sum([await self._copy_rows(table) for table in Table])
+        claims = await self._copy_claims()
+        await self._compare(refs)
+        return Copied(len(refs), self._events, rows, claims, tuple(self._problems))
+
+    async def _refs_by_age(self) -> list[Ref]:
+        """Name all aggregates in the order in which listings have them, oldest first."""
+        ages: dict[Ref, int] = {}
+        async for record in self._source.scan():
+            ages[record.loaded.ref] = record.loaded.index.created_ns
+            self._events += len(record.events)
+            self._tell("reading", len(ages), 0)
+        return sorted(ages, key=lambda ref: (ages[ref], ref))
+
+    async def _copy_aggregates(self, refs: Sequence[Ref]) -> None:
+        batch: list[Record] = []
+        size = 0
+        for done, start in enumerate(range(0, len(refs), PAGE)):
+            page = refs[start : start + PAGE]
+            there = await self._target.versions(page)
+            for number, ref in enumerate(page):
+                if ref not in there:
+                    record = await self._whole(ref)
+                    batch.append(record)
+                    size += _size(record)
+                if len(batch) >= BATCH_AGGREGATES or size >= BATCH_BYTES:
+                    await self._target.restore(batch)
+                    batch, size = [], 0
+                self._tell("copying", done * PAGE + number + 1, len(refs))
+        if batch:
+            await self._target.restore(batch)
+
+    async def _whole(self, ref: Ref) -> Record:
+        """Read an aggregate with its whole log."""
+        loaded = await self._source.load(ref)
+        if loaded is None:
+            raise StoreError(f"{ref.id!r} is gone: somebody writes to the source")
+        events = [event async for event in _log(self._source, loaded)]
+        return Record(loaded, tuple(events), (), more=False)
+
+    async def _copy_rows(self, table: Table) -> int:
+        count = 0
+        async for page in _row_pages(self._source, table):
+            await self._write(Commit((), rows=tuple(page)))
+            count += len(page)
+            self._tell(f"copying {table.name.lower()}", count, 0)
+        return count
+
+    async def _copy_claims(self) -> int:
+        count = 0
+        async for page in _claim_pages(self._source):
+            await self._write(Commit((), claims=tuple(page)))
+            count += len(page)
+            self._tell("copying claims", count, 0)
+        return count
+
+    async def _write(self, commit: Commit) -> None:
+        """Submit until it is known what became of it."""
+        while True:
+            answer: asyncio.Future[Outcome | StoreError]
+            answer = asyncio.get_running_loop().create_future()
+            self._target.submit(commit, answer.set_result)
+            outcome = await answer
+            if isinstance(outcome, OutcomeUnknown):
+                await asyncio.sleep(RESUBMIT_S)
+                continue
+            if isinstance(outcome, ClaimTaken):
+                self._found(f"claim {outcome.space}/{outcome.key} is owned by {outcome.owner}")
+            elif isinstance(outcome, StoreError):
+                raise outcome
+            return
+
+    # --- the proof -----------------------------------------------------------------------------
+
+    async def _compare(self, refs: Sequence[Ref]) -> None:
+        for number, ref in enumerate(refs):
+            await self._compare_one(ref)
+            self._tell("comparing", number + 1, len(refs))
+        for kind in Kind:
+            ours, theirs = await self._target.count(kind), await self._source.count(kind)
+            if ours != theirs:
+                self._found(f"the target has {ours} of kind {kind.name.lower()}, not {theirs}")
+        for table in Table:
+            await self._same(
+                f"rows of {table.name.lower()}",
+                _rows(self._source, table),
+                _rows(self._target, table),
+            )
+        await self._same("claims", _lasting(self._source), _lasting(self._target))
+
+    async def _compare_one(self, ref: Ref) -> None:
+        """Hold an aggregate against its original: the head, each event, the chain and the fold."""
+        name = f"{ref.kind.name.lower()} {ref.id!r}"
+        try:
+            ours, theirs = await self._target.load(ref), await self._source.load(ref)
+            if ours is None or theirs is None or _head(ours) != _head(theirs):
+                self._found(f"{name}: the head differs; was anybody writing?")
+                return
+            originals = _log(self._source, theirs)
+            async for event in _log(self._target, ours):
+                if _event(event) != _event(await anext(originals)):
+                    self._found(f"{name}: version {event.version} differs")
+                    return
+            kind = self._kinds.get(ref.kind)
+            if kind is None:
+                return
+            report = await audit.verify(self._target, ref, kind.parse, kind.evolve)
+        except (MaitredError, StoreError, ValueError) as error:
+            self._found(f"{name}: {error}")
+            return
+        for violation in report.violations if report is not None else ():
+            self._found(f"{name}, version {violation.version}: {violation.detail}")
+
+    async def _same(
+        self, what: str, source: AsyncIterator[object], target: AsyncIterator[object]
+    ) -> None:
+        async for original in source:
+            if await anext(target, None) != original:
+                self._found(f"{what} differ; was the target empty, and nobody writing?")
+                return
+        if await anext(target, None) is not None:
+            self._found(f"the target has more {what} than the source")
+
+    def _found(self, problem: str) -> None:
+        if len(self._problems) < MOST_PROBLEMS:
+            self._problems.append(problem)
+
+
+async def _log(store: Store, head: Loaded) -> AsyncIterator[StoredEvent]:
+    """Iterate over the log up to a head; a tombstone's is its last event alone."""
+    after = head.version - 1 if head.tombstone else 0
+    while after < head.version:
+        page = await store.events(head.ref, after, PAGE, before=head.version + 1)
+        if not page:
+            return
+        for event in page:
+            yield event
+        after = page[-1].version
+
+
+async def _row_pages(store: Store, table: Table) -> AsyncIterator[Sequence[Row]]:
+    after: int | None = None
+    while page := await store.list_rows(table, RowFilter(), after, PAGE, newest_first=False):
+        yield page
+        after = page[-1].position
+
+
+async def _claim_pages(store: Store) -> AsyncIterator[Sequence[Claim]]:
+    after: tuple[str, str] | None = None
+    while page := await store.list_claims(after, PAGE):
+        yield page
+        after = page[-1][:2]
+
+
+async def _rows(store: Store, table: Table) -> AsyncIterator[object]:
+    """Iterate over rows; their places are a store's own, their order is not."""
+    async for page in _row_pages(store, table):
+        for row in page:
+            yield row._replace(position=0)
+
+
+async def _lasting(store: Store) -> AsyncIterator[object]:
+    """Iterate over the claims that do not expire: of the others some may be gone already."""
+    async for page in _claim_pages(store):
+        for claim in page:
+            if claim.expires_ns is None:
+                yield claim
+
+
+def _size(record: Record) -> int:
+    return len(record.loaded.body) + sum(
+        len(event.facts) + len(event.personal or b"") for event in record.events
+    )
+
+
+def _head(head: Loaded) -> Loaded:
+    return head._replace(request_event=None)
+
+
+def _event(event: StoredEvent) -> StoredEvent:
+    """Leave out what is a store's own."""
+    return event._replace(commit_id=b"", cursor=b"")
