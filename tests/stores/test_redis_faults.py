@@ -351,3 +351,26 @@ async def test_waiting_for_replicas(
             replica.resume()
             assert await settle(store, second) == Committed()
             assert await replica.ask("HGET", f"maitred:head:01:{ref.id}", "v") == b"2"
+
+
+async def test_a_replica_that_has_yet_to_load_its_copy_confirms_nothing(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first replica of a primary comes while a commit waits; that it is there is no proof."""
+    monkeypatch.setattr(gateway, "WAIT_S", 1.0)
+    async with opened_redis(own_redis.url(wait_replicas=1)) as store:
+        answer = start(store, new_commit(new_ref(), 0))
+        while (await own_redis.ask("INFO", "clients"))["blocked_clients"] == 0:
+            await asyncio.sleep(0.01)
+        # As much of a replica as it takes to be sent a copy; it loads none and confirms none.
+        reader, writer = await asyncio.open_connection("127.0.0.1", own_redis.port)
+        for command in (b"REPLCONF capa psync2", b"PSYNC ? -1"):
+            writer.write(command + b"\r\n")
+            await reader.readline()
+        while not (length := (await reader.readline()).strip()):
+            pass
+        await reader.readexactly(int(length[1:]))
+
+        assert isinstance(await answer, OutcomeUnknown)
+        writer.close()
+        await writer.wait_closed()
