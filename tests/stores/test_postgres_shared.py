@@ -130,7 +130,6 @@ async def test_overlapping_batches_never_deadlock(
         await put(pair[0], new_commit(ref, 0))
     rng = random.Random(7)
     outcomes: Counter[str] = Counter()
-    name = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
     async def storm(store: PostgresStore) -> None:
         for turn in range(25):
@@ -156,7 +155,43 @@ async def test_overlapping_batches_never_deadlock(
     assert set(outcomes) <= {"Committed", "Conflict"}
     assert outcomes["Committed"] > 200
     assert total > len(refs)
-    assert postgres.execute(name, url=url) == [(0,)]
+    assert await _deadlocks(postgres, url) == 0
+
+
+async def test_batches_that_wait_for_one_another_wait_in_line(
+    pair: Pair, postgres: PostgresServer, url: str
+) -> None:
+    """Both stopped halfway by a third, they go on without a deadlock, whatever their order."""
+    refs = [new_ref() for _ in range(40)]
+    for ref in refs:
+        await put(pair[0], new_commit(ref, 0))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    for turn in range(8):
+        known = await pair[0].versions(refs)
+        async with await psycopg.AsyncConnection.connect(url) as operator:
+            statement = "SELECT 1 FROM maitred.aggregates WHERE id = %s FOR UPDATE"
+            await operator.execute(statement, (sorted(refs)[turn * 4 + 3].id,))
+            batches = [
+                [start(store, new_commit(ref, known[ref])) for ref in chosen]
+                for store, chosen in zip(pair, (refs, refs[::-1]), strict=True)
+            ]
+            while (await (await operator.execute(waiting)).fetchone()) != (2,):
+                await asyncio.sleep(0.005)
+        outcomes = [type(await answer).__name__ for batch in batches for answer in batch]
+        assert Counter(outcomes) == {"Committed": 40, "Conflict": 40}
+    await asyncio.gather(*(store.close() for store in pair))
+
+    assert await _deadlocks(postgres, url) == 0
+
+
+async def _deadlocks(postgres: PostgresServer, url: str) -> int:
+    """Count deadlocks, once every backend has ended and has told of its own."""
+    alive = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'maitred' AND datname ="
+    while postgres.execute(f"{alive} current_database()", url=url) != [(0,)]:
+        await asyncio.sleep(0.01)
+    counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    ((deadlocks,),) = postgres.execute(counted, url=url)
+    return int(deadlocks)
 
 
 def _versions(postgres: PostgresServer, url: str) -> dict[str, int]:
