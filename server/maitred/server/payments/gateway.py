@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import structlog
+
 from maitred.server.config import Settings
 from maitred.server.domain.snapshots import ProviderRefund, ProviderSnapshot
 from maitred.server.engine.clock import Clock
@@ -36,6 +38,8 @@ LISTED_A_CALL = 100
 """What providers put on a page of a listing: so often a listing counts as a call."""
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class Gateway:
@@ -172,4 +176,5 @@ class Gateways:
         refusal = await self.primary.probe.refusal()
         if refusal is None or self.fallback is None:
             return self.primary, refusal
+        log.warning("fell_back", provider=self.primary.name, to=self.fallback.name)
         return self.fallback, await self.fallback.probe.refusal()
