@@ -39,6 +39,9 @@ LISTED_A_CALL = 100
 
 T = TypeVar("T")
 
+Sending = Callable[[], None]
+"""Called when the turn of a question has come, just before it is sent."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -63,11 +66,17 @@ class Gateway:
             Operation.CREATE, urgency, lambda: self.provider.create(parameters, key)
         )
 
-    async def retrieve(self, reference: str, urgency: Urgency) -> ProviderSnapshot:
+    async def retrieve(
+        self, reference: str, urgency: Urgency, sending: Sending | None = None
+    ) -> ProviderSnapshot:
         """Read a payment. Raises: ProviderError, as `PaymentProvider.retrieve`."""
-        return await self._call(
-            Operation.RETRIEVE, urgency, lambda: self.provider.retrieve(reference)
-        )
+
+        def retrieve() -> Awaitable[ProviderSnapshot]:
+            if sending is not None:
+                sending()
+            return self.provider.retrieve(reference)
+
+        return await self._call(Operation.RETRIEVE, urgency, retrieve)
 
     async def find(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot | None:
         """Look for what was made for a payment. Raises: ProviderError."""
@@ -76,11 +85,17 @@ class Gateway:
             Operation.FIND, urgency, lambda: self.provider.find(payment.payment_id, created_ns)
         )
 
-    async def expire(self, provider_payment_id: str, urgency: Urgency) -> ProviderSnapshot:
+    async def expire(
+        self, provider_payment_id: str, urgency: Urgency, sending: Sending | None = None
+    ) -> ProviderSnapshot:
         """Make a link unusable. Raises: ProviderError, as `PaymentProvider.expire`."""
-        return await self._call(
-            Operation.EXPIRE, urgency, lambda: self.provider.expire(provider_payment_id)
-        )
+
+        def expire() -> Awaitable[ProviderSnapshot]:
+            if sending is not None:
+                sending()
+            return self.provider.expire(provider_payment_id)
+
+        return await self._call(Operation.EXPIRE, urgency, expire)
 
     async def refund(
         self, payment: Payment, refund_id: str, minor_units: int, key: str, urgency: Urgency
