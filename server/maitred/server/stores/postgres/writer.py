@@ -175,7 +175,7 @@ class Writer:
             except (psycopg.Error, OSError, *MISFITS) as error:
                 failure = error
                 lost = is_lost(connection)
-                self._connector.note(error, lost=lost)
+                self._connector.note(error, self._generation, lost=lost)
                 if lost:
                     await self._drop()
                     return [_lost(error, unknown=attempt.committing)] * len(commits)
