@@ -235,12 +235,12 @@ class Pool:
 
     async def _give_up(self, connection: Connection, generation: int, error: BaseException) -> None:
         """Raises: _LostError or StoreError, whatever the error means; else returns."""
-        lost = is_lost(connection)
+        lost = is_lost(connection, error)
         self._connector.note(error, generation, lost=lost)
         # An error is rare enough not to wonder in what state it left the connection.
         cut(connection)
         await connection.close()
-        if lost and isinstance(error, psycopg.Error):
+        if lost and isinstance(error, psycopg.Error | OSError):
             raise _LostError(f"the connection was lost: {_first(error)}") from error
         if isinstance(error, (psycopg.Error, OSError, *MISFITS)):
             raise translate(error) from error
@@ -264,7 +264,7 @@ def is_fresh(connection: Connection) -> bool:
         connection.pgconn.consume_input()
     except psycopg.OperationalError:
         return False
-    return not is_lost(connection)
+    return not (connection.closed or connection.broken)
 
 
 @contextlib.contextmanager

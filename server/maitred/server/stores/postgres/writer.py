@@ -174,7 +174,7 @@ class Writer:
                     return await attempt.run(commits)
             except (psycopg.Error, OSError, *MISFITS) as error:
                 failure = error
-                lost = is_lost(connection)
+                lost = is_lost(connection, error)
                 self._connector.note(error, self._generation, lost=lost)
                 if lost:
                     await self._drop()
