@@ -152,12 +152,12 @@ class Connector:
             raise
         return connection
 
-    def note(self, error: BaseException, *, lost: bool) -> None:
-        """Note that the server went away, if that is what an error means.
+    def note(self, error: BaseException, generation: int, *, lost: bool) -> None:
+        """Note that the server went away, if that is what an error on a connection means.
 
-        Connections that idle may have ended too, without anybody having told them.
+        Connections of its generation may have ended too, without anybody having told them.
         """
-        if lost or is_stale(error):
+        if generation == self.generation and (lost or is_stale(error)):
             self.generation += 1
 
 
@@ -225,7 +225,7 @@ class Pool:
             with deadline(connection, DEADLINE_S):
                 result = await work(connection)
         except BaseException as error:
-            await self._give_up(connection, error)
+            await self._give_up(connection, generation, error)
             raise
         if connection.info.transaction_status == TransactionStatus.IDLE:
             self._idle.append((generation, connection))
@@ -233,14 +233,14 @@ class Pool:
             await connection.close()
         return result
 
-    async def _give_up(self, connection: Connection, error: BaseException) -> None:
+    async def _give_up(self, connection: Connection, generation: int, error: BaseException) -> None:
         """Raises: _LostError or StoreError, whatever the error means; else returns."""
-        lost = is_lost(connection)
-        self._connector.note(error, lost=lost)
+        lost = is_lost(connection, error)
+        self._connector.note(error, generation, lost=lost)
         # An error is rare enough not to wonder in what state it left the connection.
         cut(connection)
         await connection.close()
-        if lost and isinstance(error, psycopg.Error):
+        if lost and isinstance(error, psycopg.Error | OSError):
             raise _LostError(f"the connection was lost: {_first(error)}") from error
         if isinstance(error, (psycopg.Error, OSError, *MISFITS)):
             raise translate(error) from error
@@ -264,7 +264,7 @@ def is_fresh(connection: Connection) -> bool:
         connection.pgconn.consume_input()
     except psycopg.OperationalError:
         return False
-    return not is_lost(connection)
+    return not (connection.closed or connection.broken)
 
 
 @contextlib.contextmanager
