@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -260,8 +261,7 @@ async def test_the_command_copies_and_says_what(source: Store, tmp_path: Path) -
 
     async def run(*arguments: str) -> tuple[int | None, str]:
         program = await asyncio.create_subprocess_exec(
-            "maitred",
-            "copy",
+            *(sys.executable, "-m", "maitred.server", "copy"),
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
