@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.support.proxy import Proxy
+from tests.support.redis import RedisServer, opened_redis
 
 from maitred.server.stores import create_store
 from maitred.server.stores.base import (
@@ -28,6 +29,7 @@ from maitred.server.stores.base import (
     StoreUnavailable,
 )
 from maitred.server.stores.memory import MemoryStore
+from maitred.server.stores.redis.restore import STAGED_S, restore
 from maitred.server.testing.contract_copy import scanned
 from maitred.server.testing.samples import new_append, new_claim, new_commit, new_ref, put, start
 
@@ -268,3 +270,30 @@ async def test_claims_are_listed_by_bytes(place: Place, store: Store) -> None:
 
     assert found == sorted(claims, key=lambda claim: (claim.space.encode(), claim.key.encode()))
     assert await store.list_claims(None, 10_000) == found
+
+
+async def test_pieces_that_are_gone_are_an_error_not_a_gap(redis_server: RedisServer) -> None:
+    """They expire by themselves, and a log without them is not written."""
+    (original,) = await records(LONG)
+    prefix = f"restore-{os.urandom(6).hex()}"
+    async with opened_redis(redis_server.url(prefix)) as store:
+        lifetimes: list[int] = []
+
+        async def write(name: str, *arguments: bytes) -> object:
+            answer = await store._write(name, *arguments)
+            if name == "stage":
+                staged = f"{prefix}:staged:{arguments[0].decode()}"
+                lifetimes.append(await redis_server.ask("TTL", staged))
+                if len(lifetimes) == 2:
+                    await redis_server.ask("DEL", staged)
+            return answer
+
+        with pytest.raises(StoreUnavailable, match="is gone"):
+            await restore(write, original)
+        missing = await store.load(original.loaded.ref)
+        nothing = await store.feed(b"", 9)
+
+        assert all(0 < lifetime <= STAGED_S for lifetime in lifetimes)
+        assert (missing, nothing) == (None, [])
+        assert await restore(write, original)
+        await assert_same(store, [original])
