@@ -171,16 +171,25 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool = False) -> T:
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        writes: bool = False,
+        deadline_s: float = DEADLINE_S,
+    ) -> T:
         """Run work on a connection, to its end even if the caller is cancelled.
 
-        Reads that lose their connection are run once more on another one.
+        Reads that lose their connection are run once more on another one; one that
+        has not answered after `deadline_s` is cut.
 
         Raises: StoreError; OutcomeUnknown where work that writes lost its connection.
         """
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        task = asyncio.get_running_loop().create_task(self._run(work, writes=writes))
+        task = asyncio.get_running_loop().create_task(
+            self._run(work, writes=writes, deadline_s=deadline_s)
+        )
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
@@ -199,7 +208,9 @@ class Pool:
             # Looked at, because nobody else does where the caller was cancelled.
             task.exception()
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
+    async def _run(
+        self, work: Callable[[Connection], Awaitable[T]], *, writes: bool, deadline_s: float
+    ) -> T:
         try:
             async with asyncio.timeout(POOL_WAIT_S):
                 await self._slots.acquire()
@@ -207,22 +218,22 @@ class Pool:
             raise StoreUnavailable("all connections to the database are busy") from None
         try:
             try:
-                return await self._attempt(work)
+                return await self._attempt(work, deadline_s)
             except _LostError as lost:
                 if writes:
                     raise OutcomeUnknown(str(lost)) from lost
             try:
-                return await self._attempt(work)
+                return await self._attempt(work, deadline_s)
             except _LostError as lost:
                 raise StoreUnavailable(str(lost)) from lost
         finally:
             self._slots.release()
 
-    async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _attempt(self, work: Callable[[Connection], Awaitable[T]], deadline_s: float) -> T:
         connection = await self._take()
         generation = self._connector.generation
         try:
-            with deadline(connection, DEADLINE_S):
+            with deadline(connection, deadline_s):
                 result = await work(connection)
         except BaseException as error:
             await self._give_up(connection, generation, error)
