@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from tests.engine.test_shared import Shared
 from tests.support.proxy import Proxy
+from tests.support.shared import Shared
 
 from maitred.client import AsyncClient, Menu, MenuItem, Money
 from maitred.server.app.server import Server
