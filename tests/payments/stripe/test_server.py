@@ -23,28 +23,12 @@ from tests.support.wire import Wire, wired
 
 from maitred.server.app.server import Server
 from maitred.server.config import Settings, SettingsError
-from maitred.server.engine.clock import ManualClock
 from maitred.server.errors import PaymentNotFound, StripeUnavailable
 from maitred.server.payments.provider import BadNotice
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.v1 import admin_pb2
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import PAYMENT_STATUS_OPEN, PAYMENT_STATUS_SUCCEEDED, Payment
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
 
 
 class House:

@@ -1,14 +1,13 @@
 """The failures that payment systems die of, with Stripe at the far end: news, storage, guests.
 
 The numbers are those of the list that this server was built from; 1 to 6 are in
-`test_stripe_scenarios.py`, those after 16 in `test_stripe_scenarios_money.py`.
+`test_creating.py`, those after 16 in `test_money.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from tests.support.bar import add, new_guest, open_bar
 from tests.support.stripe import StripeBar, server_settings, until
 from tests.support.wire import wired
 
-from maitred.server.engine.clock import ManualClock
 from maitred.server.stores.base import StoreError
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.server.testing.faulty import Fault
@@ -30,22 +28,6 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_SUCCEEDED,
     TAB_STATUS_COMPLETED,
 )
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
-
 
 # --- 7, 8, 9, 10, 11: hints -----------------------------------------------------------------------
 

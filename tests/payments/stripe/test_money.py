@@ -1,22 +1,19 @@
 """The failures that payment systems die of, with Stripe at the far end: what money does.
 
 The numbers are those of the list that this server was built from; 1 to 16 are in
-`test_stripe_scenarios.py` and `test_stripe_scenarios_news.py`, those of the server as a whole, from
-28 on, in `test_stripe_scenarios_server.py`.
+`test_creating.py` and `test_news.py`, those of the server as a whole, from
+28 on, in `test_server.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 from tests.payments.conftest import STAFF, call, usd
 from tests.support.stripe import StripeBar
 
-from maitred.server.engine.clock import ManualClock
 from maitred.server.errors import (
     NothingToPay,
     PaymentNotConfirmed,
@@ -38,22 +35,6 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_OPEN,
     PAYMENT_STATUS_SUCCEEDED,
 )
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
-
 
 # --- 17, 18, 19, 20: the life of a link -----------------------------------------------------------
 

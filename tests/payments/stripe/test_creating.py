@@ -1,19 +1,17 @@
 """The failures that payment systems die of, with Stripe at the far end: making links.
 
 The numbers are those of the list that this server was built from; 7 to 16 are in
-`test_stripe_scenarios_news.py`, the others in `test_stripe_scenarios_money.py`.
+`test_news.py`, the others in `test_money.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.support.stripe import StripeBar, until
 
-from maitred.server.engine.clock import ManualClock
 from maitred.server.errors import PaymentFailed, RateLimited, RequestIdReused
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.v1.state_pb2 import (
@@ -24,21 +22,6 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_OUTCOME_UNKNOWN,
     PAYMENT_STATUS_SUCCEEDED,
 )
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
 
 
 def keys(fake: FakeStripe) -> list[str]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from tests.support.stripe import StripeBar, until
 
-from maitred.server.engine.clock import ManualClock
 from maitred.server.payments import inbox
 from maitred.server.payments.inbox import KEPT_S, PENDING, PROCESSED, UNMATCHED
 from maitred.server.payments.provider import Notice
@@ -17,21 +14,6 @@ from maitred.server.stores.base import Row, RowFilter, StoreError, Table
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.server.testing.faulty import Fault
 from maitred.v1.state_pb2 import PAYMENT_STATUS_OPEN, PAYMENT_STATUS_SUCCEEDED, Payment
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
 
 
 @pytest.fixture

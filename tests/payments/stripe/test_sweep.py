@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +9,6 @@ from structlog.testing import capture_logs
 from tests.payments.conftest import usd
 from tests.support.stripe import StripeBar, until
 
-from maitred.server.engine.clock import ManualClock
 from maitred.server.payments.inbox import KEPT_S
 from maitred.server.payments.provider import RateLimited
 from maitred.server.stores.base import Lease, RowFilter, Table
@@ -24,21 +21,6 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_OPEN,
     PAYMENT_STATUS_SUCCEEDED,
 )
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
 
 
 def orphans(logs: list[Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from tests.payments.conftest import usd
 from tests.support.stripe import StripeBar
 
-from maitred.server.engine.clock import ManualClock
 from maitred.server.errors import RefundExceedsPaid
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.v1.state_pb2 import (
@@ -20,21 +18,6 @@ from maitred.v1.state_pb2 import (
     REFUND_STATUS_PENDING,
     REFUND_STATUS_SUCCEEDED,
 )
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeStripe]:
-    """Run a Stripe of our own, whose clock is ours."""
-    async with FakeStripe(clock=ManualClock()) as running:
-        yield running
-
-
-@pytest.fixture
-async def bar(fake: FakeStripe, tmp_path: Path) -> AsyncIterator[StripeBar]:
-    """Open a bar with a guest who has ordered for $13.00."""
-    bar = await StripeBar.open(tmp_path, fake)
-    yield bar
-    await bar.stop()
 
 
 def refunds(fake: FakeStripe) -> list[dict[str, Any]]:
