@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
 from tests.engine.conftest import AGENT, create, turn
+from tests.support.shared import Shared
 
 from maitred.server.config import Settings
 from maitred.server.domain import sessions
+from maitred.server.engine import committer
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
-from maitred.server.stores.base import StoreInfo
+from maitred.server.errors import ConcurrentModification
+from maitred.server.stores.base import HeadFilter, Kind, OutcomeUnknown
 from maitred.server.stores.memory import MemoryStore
-from maitred.server.testing.faulty import FaultyStore
-from maitred.v1.session_pb2 import CloseSessionRequest
-
-
-class Shared(FaultyStore):
-    """A store that others write too, so that no memory may answer for it."""
-
-    def __init__(self, inner: MemoryStore, info: StoreInfo) -> None:
-        super().__init__(inner)
-        self._info = info._replace(exclusive=False)
-
-    async def open(self) -> StoreInfo:
-        """Answer what the store is; it is open already."""
-        return self._info
-
-    async def close(self) -> None:
-        """Leave the store to its owner."""
+from maitred.server.testing.faulty import Fault
+from maitred.v1.session_pb2 import CloseSessionRequest, DeleteSessionRequest
 
 
 @pytest.fixture
@@ -119,3 +108,106 @@ async def test_command_retried_after_it_closed_the_session_elsewhere_is_a_replay
     again = await second.execute(reopening(expected_version=1), AGENT)
 
     assert again.replayed
+
+
+async def test_reads_of_a_server_never_go_back(pair: tuple[Engine, Engine]) -> None:
+    """Whoever was shown version v + 1 by a server, in whatever way, is not shown v afterwards."""
+    first, second = pair
+    await create(first)
+    writing = True
+    shown = 1
+
+    async def write(engine: Engine) -> None:
+        for _ in range(40):
+            with contextlib.suppress(ConcurrentModification):
+                await engine.execute(turn(), AGENT)
+
+    async def look(at: int) -> None:
+        nonlocal shown
+        while writing:
+            before = shown
+            if at % 3 == 0:
+                seen = (await second.events(session_ref("s1"), 0, 200))[-1].version
+            elif at % 3 == 1:
+                heads = await second.store.list_heads(Kind.SESSION, HeadFilter(), None, 1)
+                seen = heads[0].version
+            else:
+                seen = (await second.session("s1")).version
+            assert seen >= before
+            shown = max(shown, seen)
+            await asyncio.sleep(0)
+
+    looking = [asyncio.create_task(look(at)) for at in range(9)]
+    await asyncio.gather(write(first), write(second), write(second))
+    writing = False
+    await asyncio.gather(*looking)
+
+    assert shown > 40
+
+
+async def test_unknown_outcome_stays_unknown_while_the_store_is_away(
+    pair: tuple[Engine, Engine],
+) -> None:
+    """A commit that was applied is not called undone because it could not be submitted again."""
+    first, second = pair
+    await create(first)
+    store = first.store
+    assert isinstance(store, Shared)
+    store.fail_writes(Fault.UNKNOWN_APPLIED, Fault.UNAVAILABLE, Fault.FULL)
+    result = await first.execute(turn(), AGENT)
+
+    assert (result.version, result.replayed) == (2, False)
+    assert (await second.session("s1")).state.conversation.turn_count == 1
+
+
+async def test_unknown_outcome_is_told_in_time(
+    pair: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller is told that it is unknown; the same request, sent again, gives the one result."""
+    monkeypatch.setattr(committer, "ANSWER_S", 0.01)
+    first, _ = pair
+    await create(first)
+    store = first.store
+    assert isinstance(store, Shared)
+    store.fail_writes(Fault.UNKNOWN_APPLIED, *[Fault.UNAVAILABLE] * 2)
+    with pytest.raises(OutcomeUnknown):
+        await first.execute(turn(request_id="r1"), AGENT)
+    again = await first.execute(turn(request_id="r1"), AGENT)
+
+    assert (again.version, again.replayed) == (2, True)
+
+
+async def test_deletion_of_unknown_outcome_is_finished(pair: tuple[Engine, Engine]) -> None:
+    """A deletion that happened is not called refused because it could not be repeated at once."""
+    first, _ = pair
+    await create(first)
+    store = first.store
+    assert isinstance(store, Shared)
+    store.fail_writes(Fault.UNKNOWN_APPLIED, Fault.UNAVAILABLE)
+    request = DeleteSessionRequest(session_id="s1", request_id="away")
+    command = Command(
+        session_ref("s1"), lambda state, _now: sessions.delete(state, request.reason), request
+    )
+    result = await first.forget(command, AGENT)
+
+    assert result.version == 2
+
+
+async def test_engine_stops_while_an_outcome_is_unknown(
+    pair: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that never comes back does not keep a server from stopping; the call is told."""
+    monkeypatch.setattr(committer, "DRAIN_S", 0.05)
+    first, second = pair
+    await create(first)
+    store = first.store
+    assert isinstance(store, Shared)
+    store.fail_writes(Fault.UNKNOWN_ABSENT, *[Fault.UNAVAILABLE] * 50)
+    calling = asyncio.create_task(first.execute(turn(), AGENT))
+    while first.committer.in_flight == 0:
+        await asyncio.sleep(0)
+    await first.stop()
+
+    with pytest.raises(OutcomeUnknown):
+        await calling
+    assert (await second.session("s1")).version == 1

@@ -28,9 +28,10 @@ class Health:
         self._changed = asyncio.Event()
         self._ending = False
 
-    def set_serving(self) -> None:
-        """Say that calls are welcome."""
-        self._set(SERVING)
+    def set_serving(self, *, serving: bool = True) -> None:
+        """Say whether calls are welcome; once shut down, they are not."""
+        if not self._ending:
+            self._set(SERVING if serving else NOT_SERVING)
 
     def shut_down(self) -> None:
         """Say that no more calls are welcome, and end every watch after it was told."""

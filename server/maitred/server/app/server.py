@@ -111,7 +111,7 @@ class Server:
             await self._start()
         except (StoreError, HttpBindError, MissingExtra) as error:
             await self._abandon()
-            raise StartError(str(error)) from error
+            raise StartError(" ".join(str(error).split())) from error
         except BaseException:
             await self._abandon()
             raise
@@ -147,7 +147,8 @@ class Server:
         if settings.metrics_listen:
             self._serve_metrics(settings.metrics_listen)
         await server.start()
-        self._health.set_serving()
+        parts.engine.watchdog.listeners.append(self._store_changed)
+        self._store_changed(parts.engine.watchdog.failure)
         _log.info(
             "serving",
             version=version(),
@@ -161,6 +162,11 @@ class Server:
         )
         if self._authenticator.is_open:
             _log.warning("no tokens are set: whoever is on this machine has every right")
+
+    def _store_changed(self, failure: StoreError | None) -> None:
+        """Send callers to another server while this one cannot reach the store."""
+        if self._health is not None:
+            self._health.set_serving(serving=failure is None)
 
     def _serve_metrics(self, address: str) -> None:
         host, port = split_address(address, "metrics_listen")

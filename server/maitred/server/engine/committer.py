@@ -20,11 +20,17 @@ from maitred.server.stores.base import (
     Ref,
     Store,
     StoreError,
+    StoreFull,
+    StoreUnavailable,
 )
 from maitred.v1.event_pb2 import Event
 
 RESUBMIT_FIRST_S, RESUBMIT_MAX_S = 0.05, 2.0
 """Back-off between submissions of a commit whose outcome is unknown."""
+ANSWER_S = 5.0
+"""How long a caller waits for an outcome that is unknown; finding it out goes on without it."""
+DRAIN_S = 10.0
+"""How long the end waits for outcomes; a store that is away may never tell."""
 
 log = structlog.get_logger(__name__)
 
@@ -55,16 +61,17 @@ class Committer:
         self.published = 0
         """How many events were published; lets a reader see that time went by."""
         self.in_flight = 0
+        self._closed = False
         self._drained: asyncio.Event | None = None
 
     def submit(self, decided: Decided) -> asyncio.Future[Result | Outcome | StoreError]:
         """Submit a commit and take the lock over; the future may be cancelled, the commit not."""
-        answer: asyncio.Future[Result | Outcome | StoreError]
-        answer = asyncio.get_running_loop().create_future()
-        delay_s = RESUBMIT_FIRST_S
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Result | Outcome | StoreError] = loop.create_future()
+        delay_s, unknown = RESUBMIT_FIRST_S, False
 
         def done(outcome: Outcome | StoreError) -> None:
-            nonlocal delay_s
+            nonlocal delay_s, unknown
             if isinstance(outcome, Committed):
                 self.publish(decided)
                 self.release(decided.ref)
@@ -80,19 +87,21 @@ class Committer:
                         )
                     )
                 return
-            if isinstance(outcome, OutcomeUnknown):
+            if isinstance(outcome, OutcomeUnknown) and not unknown:
+                unknown = True
+                loop.call_later(ANSWER_S, _give_answer, answer, outcome)
+            if _is_open(outcome, unknown=unknown) and not self._closed:
                 # Whether it was applied is found out by submitting it again, never by reading;
                 # until then nobody may decide on this aggregate.
                 log.warning("commit_outcome_unknown", ref=decided.ref.id, retry_in_s=delay_s)
-                asyncio.get_running_loop().call_later(
-                    delay_s, self._store.submit, decided.commit, done
-                )
+                loop.call_later(delay_s, self._store.submit, decided.commit, done)
                 delay_s = min(delay_s * 2, RESUBMIT_MAX_S)
                 return
+            if _is_open(outcome, unknown=unknown):
+                outcome = OutcomeUnknown("the server stopped before it was known")
             self._cache.drop(decided.ref)
             self.release(decided.ref)
-            if not answer.done():
-                answer.set_result(outcome)
+            _give_answer(answer, outcome)
 
         self.in_flight += 1
         self._store.submit(decided.commit, done)
@@ -107,14 +116,19 @@ class Committer:
 
         Raises: StoreError, where it certainly did not happen.
         """
-        delay_s = RESUBMIT_FIRST_S
+        delay_s, unknown = RESUBMIT_FIRST_S, False
         append = decided.commit.appends[0]
         try:
             while True:
                 try:
                     outcome = await self._store.forget(decided.ref, append.base, append)
                     break
-                except OutcomeUnknown:
+                except StoreError as error:
+                    unknown = unknown or isinstance(error, OutcomeUnknown)
+                    if not _is_open(error, unknown=unknown):
+                        raise
+                    if self._closed:
+                        raise OutcomeUnknown("the server stopped before it was known") from error
                     log.warning("deletion_outcome_unknown", ref=decided.ref.id, retry_in_s=delay_s)
                     await asyncio.sleep(delay_s)
                     delay_s = min(delay_s * 2, RESUBMIT_MAX_S)
@@ -153,7 +167,32 @@ class Committer:
             self._drained.set()
 
     async def drain(self) -> None:
-        """Wait until nothing is under way any more."""
-        while self.in_flight:
-            self._drained = asyncio.Event()
-            await self._drained.wait()
+        """Wait until nothing is under way any more, or no longer for what a lost store keeps open.
+
+        Then the outcome stays unknown; the same request, sent again, finds it out.
+        """
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while self.in_flight:
+                    self._drained = asyncio.Event()
+                    await self._drained.wait()
+        except TimeoutError:
+            log.warning("commits_left_unknown", commits=self.in_flight)
+        self._closed = True
+
+
+def _is_open(outcome: Outcome | StoreError, *, unknown: bool) -> bool:
+    """Whether a commit may have been applied.
+
+    Of one that is unknown, a later submission that did not get through says nothing.
+    """
+    if isinstance(outcome, (StoreUnavailable, StoreFull)):
+        return unknown
+    return isinstance(outcome, OutcomeUnknown)
+
+
+def _give_answer(
+    answer: asyncio.Future[Result | Outcome | StoreError], outcome: Outcome | StoreError
+) -> None:
+    if not answer.done():
+        answer.set_result(outcome)

@@ -23,10 +23,12 @@ from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.clock import Clock, Ids, RandomIds, SystemClock
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.committer import Committer, Decided
+from maitred.server.engine.follower import Follower
 from maitred.server.engine.hub import Hub
 from maitred.server.engine.locks import Locks
 from maitred.server.engine.reader import Reader, Snapshot
 from maitred.server.engine.refs import menu_ref, session_ref
+from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import (
     ConcurrentModification,
     DeadlineExceeded,
@@ -87,7 +89,11 @@ class Engine:
         self.committer = Committer(store, self.cache, self.locks, self.hub)
         self.info: base.StoreInfo | None = None
         self._kinds: dict[Kind, Aggregate] = aggregates(settings.retention_seconds)
-        self.reader = Reader(store, self.cache, self.locks, self.committer, self._kinds)
+        self.watchdog = Watchdog(store)
+        self.reader = Reader(
+            store, self.cache, self.locks, self.committer, self._kinds, self.watchdog
+        )
+        self._follower = Follower(store, self.hub, self._kinds)
         self._closing = False
         self._deletions: set[asyncio.Task[Result | base.Outcome]] = set()
 
@@ -96,12 +102,18 @@ class Engine:
         self.info = await self.store.open()
         self.reader.exclusive = self.info.exclusive
         self.hub.start(self.info.epoch)
+        if not self.info.exclusive:
+            self._follower.start()
+            self.watchdog.listeners.append(self.hub.store_changed)
+            self.watchdog.start()
         return self.info
 
     async def stop(self) -> None:
         """Refuse what is new, end the watches, wait for what was submitted, close the store."""
         self._closing = True
         self.hub.stop()
+        await self._follower.stop()
+        await self.watchdog.stop()
         await self.committer.drain()
         await self.store.close()
 
@@ -180,11 +192,9 @@ class Engine:
                 if pending is None:
                     self.locks.release(command.ref)
             outcome = await pending
-            if expiring:
-                if isinstance(outcome, Result):
-                    raise SessionExpired(f"session {command.ref.id!r} has expired")
-                continue
             match outcome:
+                case Result() if expiring:
+                    raise SessionExpired(f"session {command.ref.id!r} has expired")
                 case Result():
                     return outcome
                 case Replayed():
@@ -231,6 +241,7 @@ class Engine:
     async def _lock(self, ref: Ref, call: Call) -> None:
         if self._closing:
             raise ShuttingDown("the server is shutting down", retry_after_s=1)
+        self.watchdog.check()
         remaining = call.remaining()
         if remaining is not None and remaining <= 0:
             raise _late()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from maitred.server.domain import changes
 from maitred.server.engine.command import varint
-from maitred.server.errors import ShuttingDown
-from maitred.server.stores.base import Ref
+from maitred.server.errors import MaitredError, ShuttingDown, StoreUnavailable
+from maitred.server.stores.base import Ref, StoreError
 from maitred.v1.event_pb2 import Event
 from maitred.v1.payment_pb2 import WatchPaymentResponse
 from maitred.v1.state_pb2 import Payment, PaymentState
@@ -25,6 +25,10 @@ RING = 128
 """Messages kept of each watched aggregate; a watcher further behind reads the store."""
 HEARTBEAT_BUCKETS = 64
 """Waiting watchers are spread over so many ticks, so that heartbeats come evenly."""
+PATIENCE_S = 10.0
+"""How long watches wait for a store that is away; then they end, to be resumed elsewhere."""
+DELETED = "session_deleted"
+"""The change that ends a log: whatever was before it is erased."""
 
 
 class RingEntry:
@@ -69,22 +73,75 @@ class RingEntry:
 class Topic:
     """One watched aggregate."""
 
-    __slots__ = ("ring", "version", "waiters", "watchers")
+    __slots__ = ("ring", "state", "version", "waiters", "watchers")
 
     def __init__(self) -> None:
         self.ring: deque[RingEntry] = deque(maxlen=RING)
+        """Consecutive versions, also where several servers make them."""
         self.version = 0
-        """Newest version published since somebody watches; 0 before the first."""
+        """Newest version known since somebody watches; 0 before the first."""
+        self.state: Any = None
+        """The state at that version."""
         self.watchers = 0
         self.waiters: set[asyncio.Future[bool]] = set()
 
+    def begin(self, version: int, state: Any) -> None:
+        """Note what the first watcher read, unless something was published meanwhile."""
+        if self.version == 0:
+            self.version, self.state = version, state
+
     def after(self, version: int) -> RingEntry | None:
-        """Take the event after `version`, if the ring holds it."""
+        """Take the event that a watcher at `version` gets next, if the ring holds it."""
         ring = self.ring
         if not ring:
             return None
         at = version - ring[0].version + 1
-        return ring[at] if 0 <= at < len(ring) else None
+        if 0 <= at < len(ring):
+            return ring[at]
+        last = ring[-1]
+        return last if last.change == DELETED and last.version > version else None
+
+    def add(self, entry: RingEntry) -> None:
+        """Take an event in; one that is there already, or a gap before it, does no harm."""
+        ring = self.ring
+        if ring:
+            newest = ring[-1].version
+            if entry.version <= newest:
+                return
+            if entry.version > newest + 1:
+                ring.clear()
+        ring.append(entry)
+        if entry.version >= self.version:
+            self.version, self.state = entry.version, entry.state
+        _wake(self.waiters, news=True)
+
+    def skip_to(self, version: int) -> None:
+        """Let every watcher read for itself what leads up to a version."""
+        self.ring.clear()
+        self.version, self.state = version, None
+        _wake(self.waiters, news=True)
+
+
+class Positions(Mapping[Ref, int]):
+    """The versions of all watched aggregates, always as they are now."""
+
+    def __init__(self, topics: Mapping[Ref, Topic]) -> None:
+        self._topics = topics
+
+    def __getitem__(self, ref: Ref) -> int:
+        return self._topics[ref].version
+
+    def __iter__(self) -> Iterator[Ref]:
+        return iter(self._topics)
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+
+Audience = Callable[[bool], None]
+"""Told when the first watcher comes (True) and when the last one has gone."""
+Fill = Callable[[Ref, int], None]
+"""Told that events up to a version were committed, some of them elsewhere."""
 
 
 class Hub:
@@ -98,6 +155,13 @@ class Hub:
         self._next_bucket = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._quiet = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._failure: Callable[[], MaitredError] | None = None
+        self.positions = Positions(self._topics)
+        self.topics_audience: Audience = _nobody
+        self.feed_audience: Audience = _nobody
+        self.fill: Fill | None = None
         self.epoch = b""
 
     @property
@@ -113,10 +177,35 @@ class Hub:
     def stop(self) -> None:
         """End every watch with ShuttingDown."""
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._patience):
+            if timer is not None:
+                timer.cancel()
+        self._fail(_shutting_down)
+
+    def store_changed(self, failure: StoreError | None) -> None:
+        """Wait for a store that is away, in silence and not for ever; go on when it is back.
+
+        A heartbeat says that nothing was missed, which then is not known.
+        """
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._stopped:
+            return
+        self._quiet, self._patience, self._failure = failure is not None, None, None
+        if failure is not None:
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(PATIENCE_S, self._fail, _store_is_away)
+
+    def _fail(self, failure: Callable[[], MaitredError]) -> None:
+        """End every watch that waits, and every one that begins to."""
+        self._failure = failure
         for topic in (*self._topics.values(), self._everything):
             _wake(topic.waiters, news=True)
+
+    def topic(self, ref: Ref) -> Topic | None:
+        """Find the topic of an aggregate whose watchers have something to begin with."""
+        topic = self._topics.get(ref)
+        return topic if topic is not None and topic.version else None
 
     @contextmanager
     def watch(self, ref: Ref) -> Iterator[Topic]:
@@ -124,60 +213,78 @@ class Hub:
         topic = self._topics.get(ref)
         if topic is None:
             topic = self._topics[ref] = Topic()
+            if len(self._topics) == 1:
+                self.topics_audience(True)
         topic.watchers += 1
         try:
             yield topic
         finally:
             topic.watchers -= 1
             if topic.watchers == 0:
-                self._topics.pop(ref, None)
+                del self._topics[ref]
+                if not self._topics:
+                    self.topics_audience(False)
 
     @contextmanager
     def watch_everything(self) -> Iterator[Topic]:
         """Hold the topic of all commits; its version counts them."""
         self._everything.watchers += 1
+        if self._everything.watchers == 1:
+            self.feed_audience(True)
         try:
             yield self._everything
         finally:
             self._everything.watchers -= 1
+            if self._everything.watchers == 0:
+                self.feed_audience(False)
 
     async def news(self, topic: Topic, seen: int) -> bool:
         """Wait until the topic is past `seen`: True; or until it is time for a heartbeat: False.
 
-        Raises: ShuttingDown.
+        Raises: ShuttingDown; StoreUnavailable, where the store has been away for too long.
         """
-        if self._stopped:
-            raise ShuttingDown("the server is shutting down; resume elsewhere", retry_after_s=1)
-        if topic.version > seen:
-            return True
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        bucket = self._buckets[self._next_bucket]
-        topic.waiters.add(waiter)
-        bucket.add(waiter)
-        try:
-            news = await waiter
-        finally:
-            topic.waiters.discard(waiter)
-            bucket.discard(waiter)
-        if self._stopped:
-            raise ShuttingDown("the server is shutting down; resume elsewhere", retry_after_s=1)
-        return news
+        while self._failure is None:
+            if topic.version > seen:
+                return True
+            waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            bucket = self._buckets[self._next_bucket]
+            topic.waiters.add(waiter)
+            bucket.add(waiter)
+            try:
+                if not await waiter and self._failure is None:
+                    return False
+            finally:
+                topic.waiters.discard(waiter)
+                bucket.discard(waiter)
+        raise self._failure()
 
     def publish(
         self, ref: Ref, version: int, change: str, event: Event, event_bytes: bytes, state: Any
     ) -> None:
         """Tell the watchers of an aggregate that a version exists. Never waits."""
+        self.feed_moved()
+        topic = self._topics.get(ref)
+        if topic is None:
+            return
+        if self.fill is not None and version > topic.version + 1 > 1:
+            # Another server was in between. One reads it for all watchers, not each for itself.
+            self.fill(ref, version)
+        else:
+            self.show(topic, version, change, event, event_bytes, state)
+
+    def show(
+        self, topic: Topic, version: int, change: str, event: Event, event_bytes: bytes, state: Any
+    ) -> None:
+        """Put an event into a topic, serialised once for all watchers."""
+        message = self.session_message(version, (event_bytes,))
+        topic.add(RingEntry(version, change, event, event_bytes, state, message))
+
+    def feed_moved(self) -> None:
+        """Tell who watches everything that there may be something new."""
         everything = self._everything
         if everything.watchers:
             everything.version += 1
             _wake(everything.waiters, news=True)
-        topic = self._topics.get(ref)
-        if topic is None:
-            return
-        message = self.session_message(version, (event_bytes,))
-        topic.ring.append(RingEntry(version, change, event, event_bytes, state, message))
-        topic.version = version
-        _wake(topic.waiters, news=True)
 
     def token(self, version: int) -> bytes:
         """Make the token that resumes after `version` in this history."""
@@ -211,7 +318,8 @@ class Hub:
         return response.SerializeToString()
 
     def _tick(self, bucket: int) -> None:
-        _wake(self._buckets[bucket], news=False)
+        if not self._quiet:
+            _wake(self._buckets[bucket], news=False)
         self._next_bucket = bucket
         self._timer = asyncio.get_running_loop().call_later(
             self._heartbeat_s / HEARTBEAT_BUCKETS, self._tick, (bucket + 1) % HEARTBEAT_BUCKETS
@@ -222,3 +330,17 @@ def _wake(waiters: set[asyncio.Future[bool]], *, news: bool) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(news)
+
+
+def _nobody(_there: bool) -> None:
+    """Where this process makes all commits, nobody has to look for those of others."""
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; resume elsewhere", retry_after_s=1)
+
+
+def _store_is_away() -> StoreUnavailable:
+    return StoreUnavailable(
+        "this server cannot reach its store; resume elsewhere or later", retry_after_s=1
+    )

@@ -10,6 +10,7 @@ from maitred.server.engine.aggregates import Aggregate
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.committer import Committer
 from maitred.server.engine.locks import Locks
+from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import VersionOutOfRange
 from maitred.server.stores.base import Kind, Loaded, Ref, Store
 from maitred.v1.event_pb2 import Event
@@ -38,12 +39,14 @@ class Reader:
         locks: Locks,
         committer: Committer,
         kinds: Mapping[Kind, Aggregate],
+        watchdog: Watchdog,
     ) -> None:
         self._store = store
         self._cache = cache
         self._locks = locks
         self._committer = committer
         self._kinds = kinds
+        self._watchdog = watchdog
         self.exclusive = False
         """Whether memory may answer; known once the store is open."""
 
@@ -100,6 +103,9 @@ class Reader:
             rows = await self._store.events(ref, at, min(FOLD_PAGE, version - at))
             if not rows:
                 raise VersionOutOfRange(f"version {version} is no longer in the log")
+            if rows[0].version != at + 1:
+                # Erased between two pages: all that is left is the deletion.
+                raise kind.gone(ref.id)
             for row in rows:
                 state, at, time_ns = (
                     kind.evolve(state, eventlog.decode(row)),
@@ -115,6 +121,7 @@ class Reader:
             head = self._cache.get(ref)
             if head is not None:
                 return head
+        self._watchdog.check()
         published = self._committer.published
         loaded = await self._store.load(ref)
         if loaded is None:

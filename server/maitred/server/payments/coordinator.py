@@ -8,6 +8,7 @@ key that was stored before it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from functools import partial
 from random import Random
@@ -26,6 +27,7 @@ from maitred.server.errors import (
     ShuttingDown,
 )
 from maitred.server.payments.commands import PaymentCommands
+from maitred.server.payments.duty import Duty
 from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.health import Health
 from maitred.server.payments.inbox import PAUSE_S, Inbox, Owner
@@ -64,6 +66,9 @@ DRAIN_S = 10.0
 
 TAKE_UP_AGAIN_S = 5.0
 """How soon the open payments are read again where the store could not read them at the start."""
+
+FIND_EVERY_S, FIND_ALL_EVERY_S = 5.0, 60.0
+"""Who is on duty looks for payments that other servers opened: for new ones, and for all."""
 
 NS = 1_000_000_000
 
@@ -109,7 +114,9 @@ class PaymentCoordinator:
             lambda session_id, payment_id: self._jobs.start(
                 session_id, payment_id, "poll", ask=True
             ),
+            lambda: self.duty.held,
         )
+        self.duty = Duty(engine, self._routine, self._poller.clear)
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._taking_up: asyncio.Task[None] | None = None
 
@@ -120,6 +127,8 @@ class PaymentCoordinator:
         if self._background:
             self._poller.start()
             self.sweep.start()
+            if self._is_shared:
+                self.duty.start()
             for gateway in self._gateways.all:
                 await gateway.provider.start(partial(self.inbox.receive, gateway.name))
 
@@ -130,12 +139,22 @@ class PaymentCoordinator:
             self._taking_up.cancel()
             await asyncio.gather(self._taking_up, return_exceptions=True)
         await self.sweep.stop()
+        if self._is_shared:
+            await self.duty.aclose()
         await self.inbox.aclose()
         await self._poller.stop()
         await self._jobs.drain(DRAIN_S)
 
+    @property
+    def _is_shared(self) -> bool:
+        info = self._engine.info
+        return info is not None and not info.exclusive
+
     async def taken_up(self) -> None:
-        """Wait until everything that was open at the start is being looked after."""
+        """Wait until everything that was open at the start is being looked after.
+
+        Of payments only where this server is alone; else who is on duty looks after them.
+        """
         if self._taking_up is not None:
             await asyncio.wait([self._taking_up])
 
@@ -222,32 +241,59 @@ class PaymentCoordinator:
         while True:
             try:
                 await self.inbox.take_up()
-                strangers = await self._track_open()
+                if not self._is_shared:
+                    await self._track_open()
             except StoreError as error:
                 log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
                 await asyncio.sleep(TAKE_UP_AGAIN_S)
             else:
-                break
-        for provider, count in strangers.items():
-            log.warning("payments_of_another_provider", provider=provider, payments=count)
+                return
 
-    async def _track_open(self) -> Counter[str]:
+    async def _routine(self) -> None:
+        """Take up all open payments, then those that other servers open. Raises: StoreError."""
+        await self._track_open()
+        for count in itertools.count(1):
+            await asyncio.sleep(FIND_EVERY_S)
+            await self.find_new(every=count % (FIND_ALL_EVERY_S // FIND_EVERY_S) == 0)
+
+    async def find_new(self, *, every: bool) -> None:
+        """Track payments of other servers: with `every`, not only what is quite new.
+
+        They are asked about when their time comes and not at once, for their own server may be
+        in the midst of creating them. Raises: StoreError.
+        """
+        since_ns = self._engine.clock.now_ns() - round(FIND_ALL_EVERY_S * NS)
+        recent = (RowFilter(statuses=UNSETTLED, created_from_ns=since_ns),)
+        for where in self._open() if every else recent:
+            async for payment in self._records.rows(where):
+                if not self._poller.tracks(payment.payment_id) and not self._is_strange(payment):
+                    self._poller.track(payment)
+
+    def _is_strange(self, payment: Payment) -> bool:
+        return bool(payment.provider_payment_id) and not self._gateways.named(payment.provider)
+
+    def _open(self) -> tuple[RowFilter, ...]:
+        """What selects the payments that are not at their end."""
         recent_ns = self._engine.clock.now_ns() - NS * (
             self._engine.settings.payment_expiry_seconds + AFTER_EXPIRY_S[-1]
         )
-        strangers: Counter[str] = Counter()
-        for where in (
+        return (
             RowFilter(statuses=UNSETTLED),
             RowFilter(statuses=(PAYMENT_STATUS_SUCCEEDED,), flag=1),
             RowFilter(statuses=ENDED_UNPAID, created_from_ns=recent_ns),
-        ):
+        )
+
+    async def _track_open(self) -> None:
+        strangers: Counter[str] = Counter()
+        for where in self._open():
             async for payment in self._records.rows(where):
-                if payment.provider_payment_id and not self._gateways.named(payment.provider):
+                if self._is_strange(payment):
                     strangers[payment.provider] += 1
                     continue
                 unsettled = settlement.is_unsettled(payment)
                 self._poller.track(payment, at_once=unsettled or needs_work(payment))
-        return strangers
+        for provider, count in strangers.items():
+            log.warning("payments_of_another_provider", provider=provider, payments=count)
 
     async def _owner(self, provider: str, notice: Notice) -> Owner | None:
         """Find whose payment a notice is about, and make it known to us if need be."""

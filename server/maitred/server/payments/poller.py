@@ -57,11 +57,17 @@ class Tracked:
 class Poller:
     """Keeps the times at which payments are due, and starts their work."""
 
-    def __init__(self, clock: Clock, random: Random, start: Start) -> None:
-        """Take `start(session_id, payment_id)`, which begins the work and answers its task."""
+    def __init__(
+        self, clock: Clock, random: Random, start: Start, on_duty: Callable[[], bool]
+    ) -> None:
+        """Take `start(session_id, payment_id)`, which begins the work and answers its task.
+
+        Off duty nothing is tracked and nothing asked: another server does both.
+        """
         self._clock = clock
         self._random = random
         self._start = start
+        self._on_duty = on_duty
         self._tracked: dict[str, Tracked] = {}
         self._running: set[str] = set()
         self._order: list[tuple[int, int, str]] = []
@@ -87,6 +93,8 @@ class Poller:
 
     def track(self, payment: Payment, *, at_once: bool = False) -> None:
         """Take a payment up as it is now, or let go of it where nothing more can come."""
+        if not self._on_duty():
+            return
         name = payment.payment_id
         settled = not settlement.is_unsettled(payment)
         entry = self._tracked.get(name)
@@ -102,6 +110,15 @@ class Poller:
             self._place(entry, self._clock.now_ns())
         else:
             self._schedule(entry)
+
+    def tracks(self, payment_id: str) -> bool:
+        """Whether a payment will be asked about."""
+        return payment_id in self._tracked
+
+    def clear(self) -> None:
+        """Let go of all payments."""
+        self._tracked.clear()
+        self._order.clear()
 
     def forget(self, payment_id: str) -> None:
         """Let go of a payment that is no more."""
@@ -121,7 +138,7 @@ class Poller:
 
     def _launch_due(self) -> list[asyncio.Task[Trouble | None]]:
         tasks = []
-        while len(self._running) < RUNNING:
+        while len(self._running) < RUNNING and self._on_duty():
             entry = self._first()
             if entry is None or entry.due_ns > self._clock.now_ns():
                 break

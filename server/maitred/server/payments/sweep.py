@@ -100,10 +100,17 @@ class Sweep:
                     pause_s = LEASE_S
                 else:
                     log.info("payments_compared", mended=await self.run())
+                    await self._hold_for_a_day()
             except (ProviderError, MaitredError, StoreError) as error:
                 pause_s = AFTER_TROUBLE_S
                 log.warning("sweep_failed", kind=type(error).__name__, error=str(error))
             await asyncio.sleep(pause_s)
+
+    async def _hold_for_a_day(self) -> None:
+        """Where there are other servers, let none of them do the same again today."""
+        info = self._engine.info
+        if info is not None and not info.exclusive:
+            await self._engine.store.lease(LEASE, self._owner, EVERY_S - LEASE_S)
 
     async def _take_up_for_ever(self) -> None:
         while True:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from google.protobuf.message import Message
 
@@ -11,7 +12,7 @@ from maitred.server.domain.evolve import evolve_session
 from maitred.server.engine import eventlog
 from maitred.server.engine.call import Call
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.hub import Topic
+from maitred.server.engine.hub import DELETED, Topic
 from maitred.server.engine.reader import Snapshot
 from maitred.server.engine.refs import session_ref
 from maitred.server.errors import (
@@ -48,7 +49,7 @@ class WatchService:
             try:
                 snapshot = await self._engine.session(request.session_id)
             except SessionDeleted:
-                if not request.resume_token and not request.HasField("after_version"):
+                if not _resumes(request):
                     raise
                 # Who was cut off in the moment of the deletion still learns of the end.
                 yield session_pb2.WatchSessionResponse(end=session_pb2.WatchEnd(deleted=True))
@@ -57,7 +58,7 @@ class WatchService:
             if seen is None or (latest and seen < snapshot.version):
                 yield self._snapshot(snapshot)
                 seen = snapshot.version
-            topic.version = max(topic.version, snapshot.version)
+            topic.begin(snapshot.version, snapshot.state)
             while True:
                 if not await self._engine.hub.news(topic, seen):
                     yield self._session_heartbeat(seen)
@@ -77,7 +78,7 @@ class WatchService:
                     # The usual case, kept flat: the same bytes go to every watcher.
                     yield entry.message
                     seen = entry.version
-                    if entry.change == "session_deleted":
+                    if entry.change == DELETED:
                         yield self._end(seen)
                         return
                     continue
@@ -92,62 +93,79 @@ class WatchService:
         self, request: payment_pb2.WatchPaymentRequest, call: Call
     ) -> AsyncIterator[bytes | Message]:
         """Stream payment state and payment: what is, then every change of it."""
-        ref = session_ref(request.session_id)
-        wanted = request.payment_id
-        hub = self._engine.hub
+        ref, hub = session_ref(request.session_id), self._engine.hub
+        told = _resumes(request)
         with hub.watch(ref) as topic:
-            snapshot = await self._engine.session(request.session_id)
-            seen = self._resume_after(request, snapshot)
-            session: Session = snapshot.state
-            payment = await self._payment(session, wanted)
-            if seen is None:
+            try:
+                async with contextlib.aclosing(self._payments(request, ref, topic)) as messages:
+                    async for message in messages:
+                        yield message
+                        told = True
+            except SessionDeleted:
+                # Only who never saw the session is told that there is none.
+                if not told:
+                    raise
+                yield payment_pb2.WatchPaymentResponse(
+                    version=topic.version,
+                    resume_token=hub.token(topic.version) if topic.version else b"",
+                    deleted=True,
+                )
+
+    async def _payments(
+        self, request: payment_pb2.WatchPaymentRequest, ref: Ref, topic: Topic
+    ) -> AsyncGenerator[bytes | Message, None]:
+        """Yield the messages of WatchPayment. Raises: SessionDeleted, at whatever point."""
+        hub, wanted = self._engine.hub, request.payment_id
+        snapshot = await self._engine.session(request.session_id)
+        seen = self._resume_after(request, snapshot)
+        session: Session = snapshot.state
+        payment = await self._payment(session, wanted)
+        if seen is None:
+            yield hub.payment_message(snapshot.version, session.payment, payment)
+        else:
+            shown = None
+            async for version, message, shown_payment in self._payments_between(
+                ref, seen, snapshot.version, wanted
+            ):
+                yield message
+                shown = shown_payment
+                seen = version
+                if _over(request, shown):
+                    return
+            # Who comes late to a settled payment is told so, even if nothing changed since.
+            if shown is None and request.end_when_settled and _over(request, payment):
                 yield hub.payment_message(snapshot.version, session.payment, payment)
-            else:
-                shown = None
-                async for version, message, shown_payment in self._payments_between(
-                    ref, seen, snapshot.version, wanted
+        if _over(request, payment):
+            return
+        seen = snapshot.version
+        topic.begin(snapshot.version, snapshot.state)
+        while True:
+            if not await hub.news(topic, seen):
+                yield payment_pb2.WatchPaymentResponse(
+                    version=seen, resume_token=hub.token(seen), heartbeat=True
+                )
+                continue
+            entry = topic.after(seen)
+            if entry is None:
+                upto = topic.version
+                async for version, message, shown in self._payments_between(
+                    ref, seen, upto, wanted
                 ):
                     yield message
-                    shown = shown_payment
                     seen = version
                     if _over(request, shown):
                         return
-                # Who comes late to a settled payment is told so, even if nothing changed since.
-                if shown is None and request.end_when_settled and _over(request, payment):
-                    yield hub.payment_message(snapshot.version, session.payment, payment)
-            if _over(request, payment):
-                return
-            seen = snapshot.version
-            topic.version = max(topic.version, snapshot.version)
-            while True:
-                if not await hub.news(topic, seen):
-                    yield payment_pb2.WatchPaymentResponse(
-                        version=seen, resume_token=hub.token(seen), heartbeat=True
-                    )
-                    continue
-                entry = topic.after(seen)
-                if entry is None:
-                    async for version, message, shown in self._payments_between(
-                        ref, seen, topic.version, wanted
-                    ):
-                        yield message
-                        seen = version
-                        if _over(request, shown):
-                            return
-                    seen = topic.version
-                    continue
-                seen = entry.version
-                if entry.change == "session_deleted":
-                    yield payment_pb2.WatchPaymentResponse(
-                        version=seen, resume_token=hub.token(seen), deleted=True
-                    )
-                    return
-                if entry.change in changes.MONEY_CHANGES:
-                    shown = changes.shown_payment(entry.change, entry.event, entry.state)
-                    if not wanted or (shown is not None and shown.payment_id == wanted):
-                        yield entry.payment_message(hub)
-                        if _over(request, shown):
-                            return
+                seen = max(seen, upto)
+                continue
+            seen = entry.version
+            if entry.change == DELETED:
+                raise SessionDeleted(f"session {ref.id!r} was deleted")
+            if entry.change in changes.MONEY_CHANGES:
+                shown = changes.shown_payment(entry.change, entry.event, entry.state)
+                if not wanted or (shown is not None and shown.payment_id == wanted):
+                    yield entry.payment_message(hub)
+                    if _over(request, shown):
+                        return
 
     async def WatchEvents(
         self, request: session_pb2.WatchEventsRequest, call: Call
@@ -215,25 +233,29 @@ class WatchService:
     ) -> AsyncIterator[tuple[int, bytes, bool]]:
         """Yield messages for everything after `seen`: (version, message, the session is gone)."""
         hub = self._engine.hub
-        if topic.after(seen) is not None:
-            entries = [e for e in topic.ring if e.version > seen]
+        first = topic.after(seen)
+        if first is not None:
+            entries = [e for e in topic.ring if e.version >= first.version]
             last = entries[-1]
             message = hub.session_message(last.version, tuple(e.event_bytes for e in entries))
-            yield last.version, message, last.change == "session_deleted"
+            yield last.version, message, last.change == DELETED
             return
         while seen < topic.version:
             rows = await self._engine.store.events(ref, seen, PAGE)
             if not rows:
                 raise VersionOutOfRange(f"what follows version {seen} is no longer in the log")
             seen = rows[-1].version
-            deleted = rows[-1].change == eventlog.change_number("session_deleted")
+            deleted = rows[-1].change == eventlog.change_number(DELETED)
             batch = tuple(eventlog.decode_bytes(row) for row in rows)
             yield seen, hub.session_message(seen, batch), deleted
 
     async def _payments_between(
         self, ref: Ref, after: int, upto: int, wanted: str
     ) -> AsyncIterator[tuple[int, bytes, Payment | None]]:
-        """Fold the log to show payment and state at each version that changed them."""
+        """Fold the log to show payment and state at each version that changed them.
+
+        Raises: SessionDeleted.
+        """
         if after >= upto:
             return
         start = await self._engine.read(ref, at_version=after) if after else None
@@ -245,6 +267,8 @@ class WatchService:
             for row in rows:
                 event = eventlog.decode(row)
                 change = event.WhichOneof("change") or ""
+                if change == DELETED:
+                    raise SessionDeleted(f"session {ref.id!r} was deleted")
                 state = evolve_session(state, event)
                 after = row.version
                 if change not in changes.MONEY_CHANGES:
@@ -283,6 +307,12 @@ class WatchService:
             resume_token=self._engine.hub.token(version),
             end=session_pb2.WatchEnd(deleted=True),
         )
+
+
+def _resumes(
+    request: session_pb2.WatchSessionRequest | payment_pb2.WatchPaymentRequest,
+) -> bool:
+    return bool(request.resume_token) or request.HasField("after_version")
 
 
 def _over(request: payment_pb2.WatchPaymentRequest, payment: Payment | None) -> bool:
