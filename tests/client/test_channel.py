@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.proxy import Proxy
+from maitred.server.testing.proxy import Proxy
 
 from maitred.client import (
     AsyncClient,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.proxy import Proxy
+from maitred.server.testing.proxy import Proxy
 
 from maitred.client import AsyncClient
 from maitred.client._request_ids import RandomIds, TurnIds

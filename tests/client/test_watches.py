@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from tests.support.proxy import Proxy
+from maitred.server.testing.proxy import Proxy
 
 from maitred.client import (
     AsyncClient,

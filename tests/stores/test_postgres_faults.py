@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.support.postgres import PostgresServer, gate, running_postgres
-from tests.support.proxy import Proxy
+from maitred.server.testing.proxy import Proxy
 
 from maitred.server.stores.base import (
     Append,

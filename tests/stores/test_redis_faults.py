@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.support.proxy import Proxy
+from maitred.server.testing.proxy import Proxy
 from tests.support.redis import RedisServer, opened_redis
 
 from maitred.server.stores.base import (
