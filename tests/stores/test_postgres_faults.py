@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tests.support.postgres import PostgresServer, gate, running_postgres
-from maitred.server.testing.proxy import Proxy
 
 from maitred.server.stores.base import (
     Append,
@@ -27,6 +26,7 @@ from maitred.server.stores.base import (
     StoreUnavailable,
 )
 from maitred.server.stores.postgres import PostgresStore
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.samples import new_append, new_claim, new_commit, new_ref, put, start
 
 Opener = Callable[..., Awaitable[PostgresStore]]

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from maitred.server.testing.proxy import Proxy
 from tests.support.redis import RedisServer, opened_redis
 
 from maitred.server.stores.base import (
@@ -28,6 +27,7 @@ from maitred.server.stores.base import (
     Table,
 )
 from maitred.server.stores.redis import RedisStore, gateway
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.samples import new_append, new_commit, new_ref, new_row, put, start
 
 

@@ -24,6 +24,7 @@ from maitred.server.testing.crowd import Crowd, CrowdReport
 from maitred.server.testing.evidence import Evidence
 from maitred.server.testing.fleet import Fleet
 from maitred.server.testing.killing import KillFailure
+from maitred.server.testing.proxy import Proxy
 
 SERVERS = 2
 GUESTS = 8
@@ -33,7 +34,11 @@ EVENING = 10
 WITH_A_KILL = 0.2
 """The share of outages of the database in which a server is killed as well."""
 
-Fault = Callable[[], Awaitable[None]]
+SWALLOW_S = 30.0
+"""The longest that a server under load may ask nothing."""
+
+Fault = Callable[[int], Awaitable[None]]
+"""Is given a server, the victim, that may be dead meanwhile."""
 
 
 class Place(Protocol):
@@ -64,7 +69,10 @@ class OutageReport:
     """Faults with a write acknowledged shortly before and one under way."""
     crowd: CrowdReport = field(default_factory=CrowdReport)
     back_s: dict[str, float] = field(default_factory=dict)
-    """The longest time, by fault, from all being whole until each server had acknowledged a write."""
+    """The longest time, by fault, until each server had acknowledged a write, in seconds.
+
+    It begins when the fault is over: what was ended runs again, a standby follows.
+    """
     checked: int = 0
     """Events that were read back and folded."""
     lost: int = 0
@@ -78,7 +86,7 @@ class OutageReport:
             f"faults: {self.faults.total()} ({kinds}), of them trials: {self.trials}\n"
             f"writes: {crowd.acknowledged} acknowledged, {crowd.unknown_resolved} of them applied "
             f"before the answer that said so\n"
-            f"answers that were no answer: {errors or 'none'}; sent again {crowd.failed_over} times\n"
+            f"answers that were none: {errors or 'none'}; {crowd.failed_over} times sent again\n"
             f"reads through the other server: {crowd.reads}, none older than what it followed\n"
             f"watched: {crowd.watched} events of sessions, {crowd.fed} of everything, "
             f"{crowd.resumed} times resumed on the other server\n"
@@ -138,7 +146,7 @@ class OutageCampaign:
         if killed:
             await fleet.kill(victim)
         if kind != "kill":
-            await place.faults[kind]()
+            await place.faults[kind](victim)
             kind += " and kill" if killed else ""
         if killed:
             await fleet.start(victim)
@@ -178,6 +186,20 @@ class OutageCampaign:
                 self.report.lost += len(again.missing())
                 if again.version < each.version or again.missing():
                     raise KillFailure(f"{each.guest.session_id}: its log has become shorter")
+
+
+async def swallow(way: Proxy, seconds: float) -> None:
+    """Keep answers back that were under way, then cut: whoever waits for them has to ask again."""
+    before = way.swallowed
+    way.drop_replies = True
+    give_up_at = time.monotonic() + SWALLOW_S
+    while way.swallowed == before:
+        if time.monotonic() > give_up_at:
+            raise KillFailure("a server has stopped asking its database")
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(seconds)
+    way.drop_replies = False
+    way.cut()
 
 
 @asynccontextmanager

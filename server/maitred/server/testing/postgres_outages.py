@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
 from maitred.server.testing.killing import KillFailure
-from maitred.server.testing.outages import SERVERS, Fault, OutageCampaign
+from maitred.server.testing.outages import SERVERS, Fault, OutageCampaign, swallow
 from maitred.server.testing.postgres_server import PostgresServer
 from maitred.server.testing.proxy import Proxy
 
@@ -121,7 +121,7 @@ class PostgresPlace:
 
     # ---------------------------------------------------------------- faults
 
-    async def _crash(self) -> None:
+    async def _crash(self, _victim: int) -> None:
         """Stop the primary as a crash does, and start it again; the standby connects by itself."""
         node = self._nodes[self._primary]
         await asyncio.to_thread(node.stop, "immediate")
@@ -129,24 +129,17 @@ class PostgresPlace:
         await asyncio.to_thread(node.start)
         await self._in_step()
 
-    async def _terminate(self) -> None:
+    async def _terminate(self, _victim: int) -> None:
         """End the backend of every connection."""
         for _ in range(self._random.randrange(1, 4)):
             await self._ask(TERMINATE)
             await asyncio.sleep(self._random.uniform(0, 0.1))
 
-    async def _swallow(self) -> None:
-        """Keep one server's answers back, then cut its connections: it has to ask again."""
-        proxy = self._proxies[self._random.randrange(SERVERS)][self._primary]
-        before = proxy.swallowed
-        proxy.drop_replies = True
-        # An answer that was under way is one that something was executed for.
-        await _until(lambda: proxy.swallowed > before, "nothing is asked any more")
-        await asyncio.sleep(self._random.uniform(0, 1.0))
-        proxy.drop_replies = False
-        proxy.cut()
+    async def _swallow(self, victim: int) -> None:
+        """Keep back the answers to the other server than the victim."""
+        await swallow(self._proxies[1 - victim][self._primary], self._random.uniform(0, 1.0))
 
-    async def _promote(self) -> None:
+    async def _promote(self, _victim: int) -> None:
         """Lose the machine of the primary; the standby takes its place and gets a standby."""
         lost, heir = self._primary, 1 - self._primary
         ways = [proxies[lost] for proxies in self._proxies]
@@ -182,11 +175,3 @@ class PostgresPlace:
     ) -> list[tuple[Any, ...]]:
         node = self._nodes[self._primary]
         return await asyncio.to_thread(partial(node.execute, statement, url=node.url(database)))
-
-
-async def _until(done: Callable[[], bool], problem: str) -> None:
-    for _ in range(int(PATIENCE_S / 0.01)):
-        if done():
-            return
-        await asyncio.sleep(0.01)
-    raise KillFailure(problem)

@@ -34,7 +34,7 @@ SETTINGS = {
 }
 _ACCOUNTS = ("postgres", "nobody")
 
-# subprocess can change the user by itself, but forks for it, and gRPC's threads do not survive that.
+# subprocess can change the user by itself, but forks for it, which gRPC's threads do not survive.
 _BECOME = """
 import os, sys
 user, group, *command = sys.argv[1:]

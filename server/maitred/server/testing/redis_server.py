@@ -103,7 +103,7 @@ class RedisServer:
         path.write_text("".join(f"{name} {text}\n" for name, text in settings.items()))
         return str(path)
 
-    async def ask(self, *command: str | bytes) -> Any:
+    async def ask(self, *command: str | bytes | int) -> Any:
         """Send a command on a connection of its own."""
         client = Redis(port=self.port, protocol=2)
         try:
