@@ -14,7 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases_calls, cases_growth, cases_size, cases_watch, report
+from benchmarks import (
+    cases_calls,
+    cases_growth,
+    cases_payments,
+    cases_size,
+    cases_watch,
+    report,
+)
 from benchmarks.context import Context
 from benchmarks.load import Generator
 from benchmarks.measure import BenchmarkError, machine, rounded, say
@@ -25,7 +32,10 @@ CASES: dict[str, Callable[[Context], None]] = {
     "watch": cases_watch.run,
     "growth": cases_growth.run,
     "size": cases_size.run,
+    "payments": cases_payments.run,
 }
+
+QUICK = ["calls", "payments"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache.mkdir(parents=True, exist_ok=True)
     # Kept out of version control by itself, wherever it is.
     (cache / ".gitignore").write_text("*\n", encoding="ascii")
-    names = ["calls"] if options.quick else options.only or list(CASES)
+    names = options.only or (QUICK if options.quick else list(CASES))
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=cache))
     begun = time.monotonic()
     origin = machine()
@@ -77,7 +87,9 @@ def _keep(context: Context, path: Path, origin: dict[str, Any], elapsed_s: float
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Benchmarks of maitred.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
-    parser.add_argument("--quick", action="store_true", help="the first five rows, under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter; unless told, calls and payments only"
+    )
     parser.add_argument(
         "--only", action="append", choices=list(CASES), help="these cases; may be repeated"
     )

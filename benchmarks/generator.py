@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -59,8 +60,22 @@ async def unary(plan: Plan) -> dict[str, Any]:
     failures: Counter[str] = Counter()
     names: dict[str, Calls] = {}
     channels = [channel(plan, number) for number in range(plan["connections"])]
+    mailer = Mailer(plan["posts"], failures) if plan.get("posts") else None
+    if mailer is not None:
+        await mailer.connect()
     start = time.perf_counter()
     until = start + plan["duration_s"] if plan["duration_s"] else float("inf")
+    answered, posted = 0, False
+
+    async def post() -> dict[str, Any] | None:
+        nonlocal posted
+        if mailer is None:
+            return None
+        try:
+            async with asyncio.timeout(plan["timeout_s"]):
+                return await mailer.run(lambda: answered)
+        finally:
+            posted = True
 
     async def run(number: int, caller: dict[str, Any]) -> int:
         on = channels[number % len(channels)]
@@ -69,7 +84,10 @@ async def unary(plan: Plan) -> dict[str, Any]:
         }
         at: int = caller["at"]
         left: int = caller["calls"] or -1
-        while left != 0 and time.perf_counter() < until and sum(failures.values()) < 20:
+        nonlocal answered
+        while (
+            left != 0 and not posted and time.perf_counter() < until and sum(failures.values()) < 20
+        ):
             step = caller["steps"][at % len(caller["steps"])]
             sent = time.perf_counter()
             try:
@@ -82,11 +100,12 @@ async def unary(plan: Plan) -> dict[str, Any]:
                 calls = names.setdefault(step["name"], Calls())
                 calls.bytes += len(answer)
                 calls.micros.append((time.perf_counter() - sent) * 1e6)
+                answered += 1
             at += 1
             left -= 1
         return at
 
-    at = await asyncio.gather(*(run(*each) for each in enumerate(plan["callers"])))
+    result, *at = await asyncio.gather(post(), *(run(*each) for each in enumerate(plan["callers"])))
     elapsed = time.perf_counter() - start
     for each in channels:
         await each.close()
@@ -96,7 +115,90 @@ async def unary(plan: Plan) -> dict[str, Any]:
         "at": at,
         "names": {name: calls.answer() for name, calls in names.items()},
         "failures": failures,
+        "posted": result,
     }
+
+
+class Mailer:
+    """Messages for a webhook, and connections that are open before anything is measured."""
+
+    def __init__(self, plan: Plan, failures: Counter[str]) -> None:
+        self.plan = plan
+        self.failures = failures
+        self.calls = Calls()
+        self.answers: Counter[str] = Counter()
+        self.streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def connect(self) -> None:
+        """Open the connections."""
+        host, _, port = self.plan["target"].rpartition(":")
+        for _ in range(self.plan["connections"]):
+            self.streams.append(await asyncio.open_connection(host, int(port)))
+
+    async def run(self, answered: Callable[[], int]) -> dict[str, Any]:
+        """Post everything at its time; `answered` counts the calls of the callers so far."""
+        messages: list[dict[str, str]] = self.plan["messages"]
+        rate: float = self.plan["rate_per_s"]
+        due: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue()
+        requests = [self._request(message) for message in messages]
+        first = time.perf_counter() + self.plan["after_s"]
+        await asyncio.sleep(self.plan["after_s"])
+        before = answered()
+        tasks = [asyncio.create_task(self._deliver(*each, due)) for each in self.streams]
+        for number, request in enumerate(requests):
+            at = first + number / rate if rate else first
+            if at > time.perf_counter():
+                await asyncio.sleep(at - time.perf_counter())
+            due.put_nowait((at, request))
+        for _ in tasks:
+            due.put_nowait(None)
+        await asyncio.gather(*tasks)
+        elapsed = time.perf_counter() - first
+        if missing := len(messages) - len(self.calls.micros):
+            self.failures[f"webhook: {missing} were not answered with 200"] += 1
+        return {
+            **self.calls.answer(),
+            "elapsed_s": elapsed,
+            "calls": answered() - before,
+            "answers": self.answers,
+        }
+
+    def _request(self, message: dict[str, str]) -> bytes:
+        body = base64.b64decode(message["body"])
+        head = (
+            f"POST {self.plan['path']} HTTP/1.1\r\nHost: {self.plan['target']}\r\n"
+            f"Content-Type: application/json\r\nStripe-Signature: {message['signature']}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    async def _deliver(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        due: asyncio.Queue[tuple[float, bytes] | None],
+    ) -> None:
+        try:
+            while (next_one := await due.get()) is not None:
+                at, request = next_one
+                writer.write(request)
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+                body = await reader.readexactly(_content_length(head))
+                status = head.partition("\r\n")[0]
+                if " 200 " not in status or "\nconnection: close" in head:
+                    self.failures[f"webhook: answered {status}"] += 1
+                    return
+                self.answers[body.decode().strip()] += 1
+                self.calls.bytes += len(body)
+                self.calls.micros.append((time.perf_counter() - at) * 1e6)
+        except (OSError, EOFError) as error:
+            self.failures[f"webhook: {error}"] += 1
+        finally:
+            writer.close()
+
+
+def _content_length(head: str) -> int:
+    return int(head.partition("\ncontent-length:")[2].partition("\r\n")[0])
 
 
 class Crowd:

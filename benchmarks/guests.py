@@ -15,6 +15,7 @@ from maitred.v1 import (
     conversation_pb2,
     menu_pb2,
     order_pb2,
+    payment_pb2,
     session_pb2,
     state_pb2,
 )
@@ -37,6 +38,7 @@ assert len(TEXT) == 200
 SESSIONS = "/maitred.v1.SessionService/"
 ORDERS = "/maitred.v1.OrderService/"
 CONVERSATIONS = "/maitred.v1.ConversationService/"
+PAYMENTS = "/maitred.v1.PaymentService/"
 
 
 class Guests:
@@ -100,6 +102,43 @@ class Guests:
         answer = self.call(SESSIONS + "GetSession", request, session_pb2.GetSessionResponse)
         return int(answer.session.payment.tab_total.minor_units)
 
+    def payment(self, session_id: str) -> state_pb2.Payment:
+        """Read the newest payment."""
+        request = payment_pb2.GetPaymentRequest(session_id=session_id)
+        answer = self.call(PAYMENTS + "GetPayment", request, payment_pb2.GetPaymentResponse)
+        found: state_pb2.Payment = answer.payment
+        return found
+
+    def settled(self) -> int:
+        """Count the payments that succeeded, up to a thousand of them."""
+        request = payment_pb2.ListPaymentsRequest(
+            statuses=[state_pb2.PAYMENT_STATUS_SUCCEEDED], page_size=1000
+        )
+        answer = self.call(PAYMENTS + "ListPayments", request, payment_pb2.ListPaymentsResponse)
+        return len(answer.payments)
+
+    def check_settled_once(self, session_id: str) -> str:
+        """Hold one payment against log and ledger; return where the news of it came from.
+
+        Raises: BenchmarkError.
+        """
+        request = session_pb2.GetSessionRequest(session_id=session_id)
+        session = self.call(
+            SESSIONS + "GetSession", request, session_pb2.GetSessionResponse
+        ).session
+        asked = session.latest_payment.amount.minor_units
+        listing = session_pb2.ListEventsRequest(
+            session_id=session_id, page_size=1000, changes=["payment_succeeded"]
+        )
+        events = self.call(SESSIONS + "ListEvents", listing, session_pb2.ListEventsResponse).events
+        ledger = session.ledger
+        if len(events) != 1 or (ledger.received, ledger.settled) != (asked, asked):
+            raise BenchmarkError(
+                f"session {session_id}: asked for {asked} minor units once, settled "
+                f"{len(events)} times; received {ledger.received}, settled {ledger.settled}"
+            )
+        return str(events[0].payment_succeeded.source)
+
     def check_tabs(self, who: str, sessions: Sequence[str], acknowledged: Sequence[int]) -> int:
         """Compare every tab with the AddItem calls that were acknowledged; return their number.
 
@@ -136,6 +175,14 @@ def lines_of(at: int) -> int:
     """Count the lines that a caller has added who is at a step of its order cycles."""
     orders, rest = divmod(at, LINES + 1)
     return orders * LINES + min(rest, LINES)
+
+
+def create_payment(session_id: str) -> Step:
+    """Ask for what is owed."""
+    request = payment_pb2.CreatePaymentRequest(session_id=session_id)
+    return Step(
+        "CreatePayment", PAYMENTS + "CreatePayment", request.SerializeToString(), request_id=True
+    )
 
 
 def record_turn(session_id: str) -> Step:

@@ -66,6 +66,62 @@ class Tally:
     mean_us: float
 
 
+class Post(NamedTuple):
+    """One signed message for a webhook."""
+
+    body: bytes
+    signature: str
+
+
+@dataclass(frozen=True)
+class Posting:
+    """Messages for a webhook, and how they arrive beside the calls of a run.
+
+    `rate_per_s` a second, whether or not those before are answered; with 0 all are due at once, and
+    each connection sends its next one when it has its answer. The first is due `after_s` seconds
+    into the run, which ends with the last answer. Each must be answered with 200, and its
+    connection kept.
+    """
+
+    target: str
+    path: str
+    posts: Sequence[Post]
+    connections: int
+    rate_per_s: float = 0.0
+    after_s: float = 0.0
+
+    def plan(self) -> dict[str, Any]:
+        """Write the messages as the generators read them."""
+        return {
+            "target": self.target,
+            "path": self.path,
+            "connections": self.connections,
+            "rate_per_s": self.rate_per_s,
+            "after_s": self.after_s,
+            "messages": [
+                {"body": base64.b64encode(post.body).decode(), "signature": post.signature}
+                for post in self.posts
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Posted(Tally):
+    """What came of messages; latencies count from when each was due."""
+
+    elapsed_s: float
+    """From when the first was due to the last answer."""
+    calls: int
+    """Calls that were answered meanwhile."""
+    answers: dict[str, int]
+    """How often each text was the answer."""
+
+    @property
+    def calls_per_s(self) -> float:
+        """Rate of the calls meanwhile."""
+        return self.calls / self.elapsed_s
+
+
 @dataclass
 class Report:
     """What came of a run."""
@@ -73,6 +129,7 @@ class Report:
     elapsed_s: float
     generator_cpu_s: float
     names: dict[str, Tally]
+    posted: Posted | None = None
 
     @property
     def calls(self) -> int:
@@ -144,9 +201,13 @@ class Generator:
         duration_s: float = 0.0,
         connections: int = CONNECTIONS,
         metadata: Sequence[tuple[str, str]] = (),
+        posting: Posting | None = None,
     ) -> Report:
-        """Let callers call, each with one call in flight. Raises: BenchmarkError."""
-        plan = {
+        """Let callers call, each with one call in flight; with `posting`, until all is answered.
+
+        Raises: BenchmarkError.
+        """
+        plan: dict[str, Any] = {
             "mode": "unary",
             "target": target,
             "metadata": list(metadata),
@@ -161,6 +222,7 @@ class Generator:
                 }
                 for caller in callers
             ],
+            "posts": posting.plan() if posting is not None else None,
         }
         process = self._start(plan)
         try:
@@ -170,7 +232,8 @@ class Generator:
         for caller, at in zip(callers, answer["at"], strict=True):
             caller.at = at
         names = {name: Tally(**tally) for name, tally in answer["names"].items()}
-        return Report(answer["elapsed_s"], answer["cpu_s"], names)
+        posted = Posted(**answer["posted"]) if posting is not None else None
+        return Report(answer["elapsed_s"], answer["cpu_s"], names, posted)
 
     @contextmanager
     def watch(

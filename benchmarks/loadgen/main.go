@@ -45,6 +45,8 @@ type plan struct {
 	Count     string `json:"count"`
 	Publishes int    `json:"publishes"`
 	Window    int    `json:"window"`
+
+	Posts *posts `json:"posts"`
 }
 
 func main() {

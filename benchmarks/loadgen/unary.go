@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,6 +28,7 @@ type report struct {
 	At       []int             `json:"at"`
 	Names    map[string]*tally `json:"names"`
 	Failures map[string]int    `json:"failures"`
+	Posted   *posted           `json:"posted,omitempty"`
 	lock     sync.Mutex
 }
 
@@ -55,16 +57,27 @@ func (r *report) finish(start time.Time) {
 	r.Elapsed = time.Since(start).Seconds()
 	r.CPU = ownCPU()
 	for _, each := range r.Names {
-		sort.Float64s(each.Micros)
-		if n := len(each.Micros); n > 0 {
-			sum := 0.0
-			for _, micros := range each.Micros {
-				sum += micros
-			}
-			each.Mean = sum / float64(n)
-			each.P50, each.P90, each.P99 = each.Micros[n/2], each.Micros[n*9/10], each.Micros[n*99/100]
-		}
+		each.sum()
 	}
+}
+
+// sum works out what is told of the latencies.
+func (t *tally) sum() {
+	sort.Float64s(t.Micros)
+	if n := len(t.Micros); n > 0 {
+		sum := 0.0
+		for _, micros := range t.Micros {
+			sum += micros
+		}
+		t.Mean = sum / float64(n)
+		t.P50, t.P90, t.P99 = t.Micros[n/2], t.Micros[n*9/10], t.Micros[n*99/100]
+	}
+}
+
+// A progress is what callers and posts know of each other.
+type progress struct {
+	answered atomic.Int64
+	posted   atomic.Bool
 }
 
 // A caller goes through its steps, one at a time, over and over.
@@ -83,11 +96,12 @@ type caller struct {
 	sent    time.Time
 	tallies []*tally
 	active  *int
+	all     *progress
 }
 
 func (c *caller) next() {
 	now := time.Now()
-	if c.left == 0 || (!c.until.IsZero() && now.After(c.until)) {
+	if c.left == 0 || (!c.until.IsZero() && now.After(c.until)) || c.all.posted.Load() {
 		c.report.At[c.number] = c.at
 		*c.active--
 		return
@@ -115,6 +129,7 @@ func (c *caller) ended(status, text string) {
 		found := c.tallies[which]
 		found.Count++
 		found.Micros = append(found.Micros, float64(time.Since(c.sent).Nanoseconds())/1000)
+		c.all.answered.Add(1)
 	}
 	c.at++
 	c.next()
@@ -134,7 +149,8 @@ func appendRequestID(message, run []byte, caller uint32, count *uint64) []byte {
 	return message
 }
 
-// unary runs the callers of a plan, each with one call in flight, and reports.
+// unary runs the callers of a plan, each with one call in flight, and reports. Where there is
+// something to post as well, they go on until all of it is answered.
 func unary(plan *plan) (*report, error) {
 	all := newReport(len(plan.Callers))
 	parts := make([]*report, plan.Connections)
@@ -147,6 +163,15 @@ func unary(plan *plan) (*report, error) {
 		defer opened.nc.Close()
 		conns[i], parts[i] = opened, newReport(len(plan.Callers))
 	}
+	var mail *mailer
+	if plan.Posts != nil {
+		opened, err := openMailer(plan.Posts, all)
+		if err != nil {
+			return nil, err
+		}
+		defer opened.close()
+		mail = opened
+	}
 	start := time.Now()
 	var until time.Time
 	if plan.Duration > 0 {
@@ -154,7 +179,15 @@ func unary(plan *plan) (*report, error) {
 	}
 	limit := start.Add(seconds(plan.Duration + plan.Timeout))
 	ids := runID()
+	shared := &progress{}
 	var group sync.WaitGroup
+	if mail != nil {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			all.Posted = mail.run(start, limit, shared)
+		}()
+	}
 	for i, each := range conns {
 		group.Add(1)
 		go func(part *report, on *conn, at int) {
@@ -165,7 +198,7 @@ func unary(plan *plan) (*report, error) {
 				given := plan.Callers[number]
 				c := &caller{
 					number: number, steps: given.Steps, at: given.At, left: given.Calls, conn: on,
-					report: part, until: until, ids: ids, active: &active,
+					report: part, until: until, ids: ids, active: &active, all: shared,
 				}
 				if c.left == 0 {
 					c.left = -1

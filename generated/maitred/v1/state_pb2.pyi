@@ -1159,6 +1159,7 @@ class Refund(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     CREDIT_TAKEN_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
     refund_id: _builtins.str
     """Unique within the payment."""
     status: Global___RefundStatus.ValueType
@@ -1169,6 +1170,8 @@ class Refund(_message.Message):
     """The provider's id of it."""
     key: _builtins.str
     """The provider's idempotency key."""
+    failure_reason: _builtins.str
+    """Why it failed, in the provider's words."""
     @_builtins.property
     def amount(self) -> _common_pb2.Money:
         """How much."""
@@ -1192,10 +1195,11 @@ class Refund(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         key: _builtins.str = ...,
         credit_taken: _common_pb2.Money | None = ...,
+        failure_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_taken", b"credit_taken"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_taken", b"credit_taken", "key", b"key", "provider_refund_id", b"provider_refund_id", "reason", b"reason", "refund_id", b"refund_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_taken", b"credit_taken", "failure_reason", b"failure_reason", "key", b"key", "provider_refund_id", b"provider_refund_id", "reason", b"reason", "refund_id", b"refund_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,6 +42,7 @@ from maitred.v1.state_pb2 import (
     PAYMENT_METHOD_CREDIT,
     PAYMENT_METHOD_PROVIDER,
     PAYMENT_STATUS_CREATING,
+    PAYMENT_STATUS_OPEN,
     PAYMENT_STATUS_OUTCOME_UNKNOWN,
     PAYMENT_STATUS_SUCCEEDED,
     REFUND_STATUS_PENDING,
@@ -66,7 +67,7 @@ def request_payment(session: Session, now_ns: int, payment_id: str, terms: Terms
     tab = Tab(session)
     if has_open_payment(session):
         latest = session.latest_payment
-        if not is_withdrawn(latest) and asks_for_what_is_owed(latest, tab):
+        if _can_be_joined(latest, tab, now_ns):
             return None
         raise PreviousPaymentUnresolved(
             "the link before this one is not known to be dead yet; try again",
@@ -315,6 +316,14 @@ def pending_refunds(payment: Payment) -> list[Refund]:
         for refund in payment.refunds
         if refund.status == REFUND_STATUS_PENDING and refund.key
     ]
+
+
+def _can_be_joined(payment: Payment, tab: Tab, now_ns: int) -> bool:
+    """Whether an open payment is the one to ask for: not a link that is dead or about to be."""
+    dead = payment.status == PAYMENT_STATUS_OPEN and (
+        0 < payment.expires_at.ToNanoseconds() <= now_ns
+    )
+    return not dead and not is_withdrawn(payment) and asks_for_what_is_owed(payment, tab)
 
 
 def _new_payment(session: Session, tab: Tab, now_ns: int, payment_id: str) -> Payment:

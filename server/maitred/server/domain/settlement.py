@@ -112,7 +112,8 @@ def apply_snapshot(
             _merge_refund(tab, after, refund, now_ns)
     if snapshot.disputed and not after.disputed:
         after.disputed = True
-        after.attention = ATTENTION_DISPUTED
+        if after.attention != ATTENTION_AMOUNT_MISMATCH:
+            after.attention = ATTENTION_DISPUTED
     if after == payment:
         return None
     return changed(session, tab, payment, after, source)
@@ -296,10 +297,10 @@ def _merge_refund(tab: Tab, after: Payment, news: ProviderRefund, now_ns: int) -
             provider_refund_id=news.provider_refund_id,
             amount=money(news.minor_units, after.amount.currency),
             status=status,
-            reason=news.reason,
             created_at=timestamp(now_ns),
         )
         if status == REFUND_STATUS_FAILED:
+            refund.failure_reason = news.reason
             after.refunds.append(refund)
         else:
             record_refund(tab, after, refund, takes_credit=True)
@@ -313,6 +314,7 @@ def _merge_refund(tab: Tab, after: Payment, news: ProviderRefund, now_ns: int) -
         tab.ledger.refunded -= refund.amount.minor_units
         tab.credit += refund.credit_taken.minor_units
         refund.ClearField("credit_taken")
+        refund.failure_reason = news.reason
         after.attention = ATTENTION_REFUND_FAILED
         _sum_refunds(after)
 

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import structlog
+
 from maitred.server.config import Settings
 from maitred.server.domain.snapshots import ProviderRefund, ProviderSnapshot
 from maitred.server.engine.clock import Clock
@@ -37,6 +39,11 @@ LISTED_A_CALL = 100
 
 T = TypeVar("T")
 
+Sending = Callable[[], None]
+"""Called when the turn of a question has come, just before it is sent."""
+
+log = structlog.get_logger(__name__)
+
 
 class Gateway:
     """One provider, as it is called."""
@@ -59,11 +66,17 @@ class Gateway:
             Operation.CREATE, urgency, lambda: self.provider.create(parameters, key)
         )
 
-    async def retrieve(self, reference: str, urgency: Urgency) -> ProviderSnapshot:
+    async def retrieve(
+        self, reference: str, urgency: Urgency, sending: Sending | None = None
+    ) -> ProviderSnapshot:
         """Read a payment. Raises: ProviderError, as `PaymentProvider.retrieve`."""
-        return await self._call(
-            Operation.RETRIEVE, urgency, lambda: self.provider.retrieve(reference)
-        )
+
+        def retrieve() -> Awaitable[ProviderSnapshot]:
+            if sending is not None:
+                sending()
+            return self.provider.retrieve(reference)
+
+        return await self._call(Operation.RETRIEVE, urgency, retrieve)
 
     async def find(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot | None:
         """Look for what was made for a payment. Raises: ProviderError."""
@@ -72,11 +85,17 @@ class Gateway:
             Operation.FIND, urgency, lambda: self.provider.find(payment.payment_id, created_ns)
         )
 
-    async def expire(self, provider_payment_id: str, urgency: Urgency) -> ProviderSnapshot:
+    async def expire(
+        self, provider_payment_id: str, urgency: Urgency, sending: Sending | None = None
+    ) -> ProviderSnapshot:
         """Make a link unusable. Raises: ProviderError, as `PaymentProvider.expire`."""
-        return await self._call(
-            Operation.EXPIRE, urgency, lambda: self.provider.expire(provider_payment_id)
-        )
+
+        def expire() -> Awaitable[ProviderSnapshot]:
+            if sending is not None:
+                sending()
+            return self.provider.expire(provider_payment_id)
+
+        return await self._call(Operation.EXPIRE, urgency, expire)
 
     async def refund(
         self, payment: Payment, refund_id: str, minor_units: int, key: str, urgency: Urgency
@@ -172,4 +191,5 @@ class Gateways:
         refusal = await self.primary.probe.refusal()
         if refusal is None or self.fallback is None:
             return self.primary, refusal
+        log.warning("fell_back", provider=self.primary.name, to=self.fallback.name)
         return self.fallback, await self.fallback.probe.refusal()

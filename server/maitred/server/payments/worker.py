@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -23,7 +24,7 @@ from maitred.server.engine.call import SYSTEM_CALL
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
-from maitred.server.payments.gateway import Gateways
+from maitred.server.payments.gateway import Gateways, Sending
 from maitred.server.payments.inbox import Inbox, processed
 from maitred.server.payments.provider import (
     AnsweredWithFault,
@@ -107,10 +108,10 @@ class Worker:
                     ask = ask and source == "webhook"
                 elif not expired and is_to_be_expired(payment):
                     expired = looked = True
-                    await self._news(payment, source, self._expire(payment, urgency))
+                    await self._news(payment, source, partial(self._expire, payment, urgency))
                 elif ask and not looked and payment.provider_payment_id:
                     looked = True
-                    await self._news(payment, source, self.look(payment, urgency))
+                    await self._news(payment, source, partial(self.look, payment, urgency))
                 elif unsent:
                     refunded.add(unsent[0].refund_id)
                     await self._refund(payment, unsent[0], urgency)
@@ -128,21 +129,36 @@ class Worker:
         self._faults.pop(payment_id, None)
         return None
 
-    async def look(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot:
+    async def look(
+        self, payment: Payment, urgency: Urgency, sending: Sending | None = None
+    ) -> ProviderSnapshot:
         """Ask the provider for a payment. Raises: ProviderError."""
         gateway = self._gateways.of(payment)
-        return await gateway.retrieve(payment.provider_payment_id, urgency)
+        return await gateway.retrieve(payment.provider_payment_id, urgency, sending)
 
-    async def _expire(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot:
+    async def _expire(
+        self, payment: Payment, urgency: Urgency, sending: Sending
+    ) -> ProviderSnapshot:
         gateway = self._gateways.of(payment)
-        return await gateway.expire(payment.provider_payment_id, urgency)
+        return await gateway.expire(payment.provider_payment_id, urgency, sending)
 
     async def _news(
-        self, payment: Payment, source: str, asking: Awaitable[ProviderSnapshot]
+        self,
+        payment: Payment,
+        source: str,
+        ask: Callable[[Sending], Awaitable[ProviderSnapshot]],
     ) -> None:
-        """Apply what the provider answers, which takes care of every notice that came before."""
-        covered = self._inbox.waiting(payment.payment_id)
-        snapshot = await asking
+        """Apply what the provider answers: it takes care of every notice that came before.
+
+        Before the question was sent, that is, which may have waited long for its turn.
+        """
+        covered: tuple[Row, ...] = ()
+
+        def sending() -> None:
+            nonlocal covered
+            covered = self._inbox.waiting(payment.payment_id)
+
+        snapshot = await ask(sending)
         await self.apply(payment.session_id, payment.payment_id, snapshot, source, covered)
 
     async def apply(
