@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 CAMPAIGNS = ("store", "payments", "postgres", "redis")
 
-FAILOVERS = ({"delay_s": 0.002}, {"delay_s": 0.02}, {"delay_s": 0.02, "wait_replicas": 1})
-"""How far a replica of Redis is away, and whether a commit waits for it."""
+FAILOVERS = ((0.002, 0), (0.02, 0), (0.02, 1))
+"""How far a replica of Redis is away, in seconds, and how many replicas a commit waits for."""
 
 
 def main() -> int:
@@ -86,17 +86,21 @@ def outages(name: str, count: int, seed: int, directory: Path) -> None:
         crowd = report.crowd
         say(report.faults.total(), crowd.acknowledged, report.lost, crowd.duplicated)
 
+    missing: type[Exception]
     if name == "postgres":
         # Here and below: the drivers are extras.
-        from maitred.server.testing.postgres_outages import postgres_campaign as prepare
-        from maitred.server.testing.postgres_server import NoPostgres as Missing
+        from maitred.server.testing.postgres_outages import postgres_campaign
+        from maitred.server.testing.postgres_server import NoPostgres
+
+        campaign, missing = postgres_campaign(directory, seed), NoPostgres
     else:
-        from maitred.server.testing.redis_outages import redis_campaign as prepare
-        from maitred.server.testing.redis_server import NoRedis as Missing
-    campaign = prepare(directory, seed)
+        from maitred.server.testing.redis_outages import redis_campaign
+        from maitred.server.testing.redis_server import NoRedis
+
+        campaign, missing = redis_campaign(directory, seed), NoRedis
     try:
         asyncio.run(campaign.run(count, progress))
-    except Missing as reason:
+    except missing as reason:
         print(f"skipped: {reason}")
         return
     finally:
@@ -105,9 +109,12 @@ def outages(name: str, count: int, seed: int, directory: Path) -> None:
         from maitred.server.testing.redis_outages import measure_failover
 
         print("failover to a replica that nobody waited for:")
-        for how in FAILOVERS:
+        for delay_s, replicas in FAILOVERS:
             with tempfile.TemporaryDirectory(prefix="maitred-campaign-") as own:
-                print(asyncio.run(measure_failover(Path(own), seed, **how)), flush=True)
+                measured = measure_failover(
+                    Path(own), seed, delay_s=delay_s, wait_replicas=replicas
+                )
+                print(asyncio.run(measured), flush=True)
 
 
 def _chosen(only: Sequence[str] | None) -> list[str]:
