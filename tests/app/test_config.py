@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from maitred.server.app.server import open_store
 from maitred.server.cli.parser import build
 from maitred.server.config import CLIENT_VARIABLES, Settings, SettingsError, settings_from, specs
 
@@ -131,3 +132,10 @@ def test_help_tells_every_setting_with_variable_and_default() -> None:
         assert spec.flag in text
         assert f"({spec.env}; default: {spec.show_default()})" in text
         assert spec.help.split(";")[0] in text
+
+
+@pytest.mark.parametrize("data", ["memory://", "postgresql://h/db", "redis://h"])
+def test_only_a_file_is_bounded_in_size(data: str) -> None:
+    """A bound that the engine cannot keep is refused before anything is opened."""
+    with pytest.raises(SettingsError, match="store_max_bytes"):
+        open_store(Settings(data=data, store_max_bytes=1))

@@ -20,7 +20,7 @@ from maitred.client import (
     Unsupported,
     format_money,
 )
-from maitred.client._channel import channel_options, target_of
+from maitred.client._channel import channel_options, channels_of, targets_of
 from maitred.client._methods import CALLS
 from maitred.server.app.server import Server
 from maitred.server.config import Settings
@@ -29,34 +29,37 @@ from maitred.server.testing.servers import running_server
 
 
 @pytest.mark.parametrize(
-    ("addresses", "target"),
+    ("addresses", "targets"),
     [
-        ("localhost:50051", "localhost:50051"),
-        ("unix:/run/maitred.sock", "unix:/run/maitred.sock"),
-        (["dns:///maitred:50051"], "dns:///maitred:50051"),
-        (["10.0.0.1:1", "10.0.0.2:2"], "ipv4:10.0.0.1:1,10.0.0.2:2"),
-        (["[::1]:1", "[::2]:2"], "ipv6:[::1]:1,[::2]:2"),
+        ("localhost:50051", ["localhost:50051"]),
+        ("unix:/run/maitred.sock", ["unix:/run/maitred.sock"]),
+        (["dns:///maitred:50051"], ["dns:///maitred:50051"]),
+        ("a:1, b.example:2,[::1]:3", ["a:1", "b.example:2", "[::1]:3"]),
+        (["10.0.0.1:1", "[::1]:1", "unix:/m"], ["10.0.0.1:1", "[::1]:1", "unix:/m"]),
+        ("a:1,dns:///b:2,a:1", ["a:1", "dns:///b:2"]),
+        ("ipv4:10.0.0.1:1,10.0.0.2:2", ["ipv4:10.0.0.1:1,10.0.0.2:2"]),
     ],
 )
-def test_addresses_become_one_target(addresses: str | list[str], target: str) -> None:
-    """One address is any target of gRPC's; several are IP addresses of one kind."""
-    assert target_of(addresses) == target
+def test_each_address_becomes_a_target(addresses: str | list[str], targets: list[str]) -> None:
+    """Addresses come as a string with commas or as a sequence, of any kind, each counted once."""
+    assert list(targets_of(addresses)) == targets
 
 
 @pytest.mark.parametrize(
-    "addresses", [[], ["a:1", "b:2"], ["10.0.0.1:1", "[::1]:1"], ["10.0.0.1", "10.0.0.2"]]
+    "addresses",
+    [[], "", "a:1,", ["a:1", "b"], "a:1,::1:2", "a:1,b:http", ["a:1", "b:1,c:1"], "a:1,:2"],
 )
-def test_addresses_that_cannot_be_one_target_are_refused(addresses: list[str]) -> None:
-    """What gRPC would misread is refused when the client is made."""
-    with pytest.raises(ValueError):  # noqa: PT011 - each case has a text of its own
-        target_of(addresses)
+def test_addresses_that_grpc_would_misread_are_refused(addresses: str | list[str]) -> None:
+    """What gRPC would take for something else is refused when the client is made."""
+    with pytest.raises(ValueError, match=r"no address|is not HOST:PORT"):
+        targets_of(addresses)
 
 
 def test_only_calls_with_one_answer_are_retried_by_grpc() -> None:
-    """A watch knows better than gRPC where it was; all else is retried, and only UNAVAILABLE."""
+    """A watch knows better than gRPC where it was; all else is retried if the server went away."""
     (config,) = [
         json.loads(str(value))
-        for name, value in channel_options(Retries(), None)
+        for name, value in channel_options(Retries(), None, asks_health=False)
         if name == "grpc.service_config"
     ]
     (retried,) = config["methodConfig"]
@@ -64,24 +67,30 @@ def test_only_calls_with_one_answer_are_retried_by_grpc() -> None:
 
     assert names == set(CALLS)
     assert not [method for _, method in names if method.startswith("Watch")]
-    assert retried["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert retried["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
+
+
+def test_a_lone_server_is_called_as_ever() -> None:
+    """Only several servers cost a health stream each, and only their retries are not gRPC's."""
+
+    def config(addresses: str) -> list[dict[str, object]]:
+        return [
+            json.loads(str(dict(plan.options)["grpc.service_config"]))
+            for plan in channels_of(addresses, Retries(), None)
+        ]
+
+    alone, several, named = config("a:1"), config("a:1,b:1"), config("dns:///a:1")
+
+    assert [set(each) for each in alone] == [{"loadBalancingConfig", "methodConfig"}]
+    assert [set(each) for each in several] == [{"loadBalancingConfig", "healthCheckConfig"}] * 2
+    assert [set(each) for each in named] == [{"healthCheckConfig", *alone[0]}]
 
 
 def test_keepalive_is_slower_than_servers_allow() -> None:
     """A client that pinged faster would be sent away with "too many pings"."""
-    options = dict(channel_options(Retries(), None))
+    options = dict(channel_options(Retries(), None, asks_health=False))
 
     assert int(options["grpc.keepalive_time_ms"]) > Settings().min_ping_interval_s * 1000
-
-
-async def test_one_of_several_servers_may_be_gone(server: Server) -> None:
-    """With several addresses a dead one is gone around."""
-    async with running_server() as gone:
-        dead = gone.address
-    async with AsyncClient([dead, server.address]) as client:
-        infos = [await client.get_server_info() for _ in range(4)]
-
-    assert all(info.payments_simulated for info in infos)
 
 
 async def test_a_server_on_a_unix_socket(tmp_path: Path) -> None:

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.redis import redis_server
 
 from maitred.client import AsyncClient
 from maitred.server.engine.aggregates import aggregates
 from maitred.server.engine.copying import Copied, Copy
 from maitred.server.stores import create_store
 from maitred.server.stores.base import (
+    Claim,
     Commit,
+    HeadFilter,
+    Kind,
+    Loaded,
     Record,
+    Ref,
+    Row,
     RowFilter,
     Store,
+    StoredEvent,
     StoreUnavailable,
     Table,
 )
 from maitred.server.testing.faulty import FaultyStore
 from maitred.server.testing.samples import new_append, new_ref, put
 from maitred.server.testing.servers import running_server
+
+__all__ = ["redis_server"]
+
+ENGINES = ("memory", "sqlite", "postgres", "redis")
 
 MENU = {
     "menu_id": "default",
@@ -58,15 +72,35 @@ async def source(tmp_path: Path) -> AsyncIterator[Store]:
     await store.close()
 
 
+@pytest.fixture
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Return what names an empty store of an engine."""
+
+    def make(engine: str) -> str:
+        name = os.urandom(6).hex()
+        match engine:
+            case "postgres":
+                return str(request.getfixturevalue("postgres").create_database())
+            case "redis":
+                return str(request.getfixturevalue("redis_server").url(f"copy-{name}"))
+            case "sqlite":
+                return f"sqlite:{tmp_path / name}.db"
+        return "memory://"
+
+    return make
+
+
 async def copy(source: Store, target: Store) -> Copied:
     """Copy, with nobody watching."""
     return await Copy(source, target, aggregates(0), lambda *_: None).run()
 
 
-@pytest.mark.parametrize("url", ["memory://", "sqlite:{folder}/target.db"])
-async def test_everything_arrives(source: Store, tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_everything_arrives(
+    source: Store, new_url: Callable[[str], str], engine: str
+) -> None:
     """Heads, logs, rows and claims are the same, and a server goes on with them."""
-    target = create_store(url.format(folder=tmp_path))
+    target = create_store(new_url(engine))
     await target.open()
     copied = await copy(source, target)
     payments = await target.list_rows(Table.PAYMENTS, RowFilter(), None, 50)
@@ -80,9 +114,76 @@ async def test_everything_arrives(source: Store, tmp_path: Path, url: str) -> No
     assert [row.key for row in payments] == [row.key for row in originals]
 
 
-async def test_a_server_goes_on_with_what_was_copied(source: Store, tmp_path: Path) -> None:
+class Contents:
+    """Everything that a store holds, but for what is a store's own: places and cursors."""
+
+    def __init__(self) -> None:
+        self.heads: dict[Ref, Loaded] = {}
+        self.events: dict[Ref, list[StoredEvent]] = {}
+        self.rows: list[Row] = []
+        self.claims: list[Claim] = []
+        self.listed: list[Ref] = []
+        self.fed: list[tuple[Ref, int]] = []
+
+    @classmethod
+    async def of(cls, store: Store) -> Contents:
+        """Read a store."""
+        found = cls()
+        async for record in store.scan():
+            ref = record.loaded.ref
+            found.heads[ref] = record.loaded
+            # Only the newest commit id is promised; that one is in the head.
+            found.events.setdefault(ref, []).extend(
+                event._replace(commit_id=b"", cursor=b"") for event in record.events
+            )
+        for table in Table:
+            rows = await store.list_rows(table, RowFilter(), None, 1000)
+            found.rows += [row._replace(position=0) for row in rows]
+        found.claims = await store.list_claims(None, 1000)
+        for kind in Kind:
+            heads = await store.list_heads(kind, HeadFilter(), None, 1000)
+            found.listed += [head.ref for head in heads]
+        found.fed = [(event.ref, event.version) for event in await store.feed(b"", 1000)]
+        return found
+
+
+@pytest.mark.parametrize(
+    "way",
+    [("postgres", "redis", "sqlite"), ("redis", "postgres", "memory"), ("memory", "sqlite")],
+    ids="-".join,
+)
+async def test_nothing_is_lost_on_the_way(
+    source: Store, new_url: Callable[[str], str], way: tuple[str, ...]
+) -> None:
+    """From engine to engine everything stays as it was, and in its order."""
+    stores = [source]
+    for engine in way:
+        target = create_store(new_url(engine))
+        await target.open()
+        assert (await copy(stores[-1], target)).problems == ()
+        stores.append(target)
+    first, *others = [await Contents.of(store) for store in stores]
+    for store in stores[1:]:
+        await store.close()
+
+    assert len(first.heads) == 9
+    for other in others:
+        assert other.heads == first.heads
+        assert other.events == first.events
+        assert other.rows == first.rows
+        assert other.claims == first.claims
+        assert other.listed == first.listed
+        # Aggregates come one after the other, where the source had them side by side.
+        assert sorted(other.fed) == sorted(first.fed)
+        assert other.fed == others[0].fed
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+async def test_a_server_goes_on_with_what_was_copied(
+    source: Store, new_url: Callable[[str], str], engine: str
+) -> None:
     """Lists are in their order, replays are found, the next order has the next number."""
-    data = f"sqlite:{tmp_path / 'target.db'}"
+    data = new_url(engine)
     target = create_store(data)
     await target.open()
     await copy(source, target)
@@ -116,17 +217,23 @@ class Interrupted(FaultyStore):
         return len(records)
 
 
-async def test_an_interrupted_copy_goes_on(source: Store) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_an_interrupted_copy_goes_on(
+    source: Store, new_url: Callable[[str], str], engine: str
+) -> None:
     """What was written stays, the rest follows, nothing is there twice."""
-    target = create_store("memory://")
+    target = create_store(new_url(engine))
     await target.open()
     with pytest.raises(StoreUnavailable):
         await copy(source, Interrupted(target, 3))
     half = await target.versions([record.loaded.ref async for record in source.scan()])
     copied = await copy(source, target)
     again = await copy(source, target)
+    contents, originals = await Contents.of(target), await Contents.of(source)
     await target.close()
 
+    assert contents.listed == originals.listed
+    assert sorted(contents.fed) == sorted(originals.fed)
     assert len(half) == 3
     assert copied.problems == again.problems == ()
     assert copied == again
@@ -154,8 +261,7 @@ async def test_the_command_copies_and_says_what(source: Store, tmp_path: Path) -
 
     async def run(*arguments: str) -> tuple[int | None, str]:
         program = await asyncio.create_subprocess_exec(
-            "maitred",
-            "copy",
+            *(sys.executable, "-m", "maitred.server", "copy"),
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from tests.support.postgres import PostgresServer, gate, running_postgres
 
@@ -26,6 +27,7 @@ from maitred.server.stores.base import (
     StoreUnavailable,
 )
 from maitred.server.stores.postgres import PostgresStore
+from maitred.server.stores.postgres.errors import is_lost
 from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.samples import new_append, new_claim, new_commit, new_ref, put, start
 
@@ -177,6 +179,22 @@ async def test_backends_that_are_terminated_lose_nothing(
 
     assert traffic.outcomes["Committed"] > 1000
     await _check(stores[0], traffic.acknowledged)
+
+
+async def test_a_session_that_the_server_ended_is_lost_before_libpq_notices(
+    mortal: PostgresServer, url: str
+) -> None:
+    """The farewell may follow the answer to a COMMIT and precede the end of the connection."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as alive:
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as ended:
+            mortal.execute("SELECT pg_terminate_backend(%s)", ended.info.backend_pid)
+            with pytest.raises(psycopg.errors.AdminShutdown) as farewell:
+                await ended.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.DivisionByZero) as mistake:
+            await alive.execute("SELECT 1 / 0")
+
+        assert is_lost(alive, farewell.value)
+        assert not is_lost(alive, mistake.value)
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

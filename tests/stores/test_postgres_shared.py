@@ -415,7 +415,9 @@ async def test_a_commit_wakes_who_listens_at_another_store(opened: Opener, hints
         began = time.monotonic()
         await put(first, new_commit(other, base))
         await put(first, new_commit(ref, base))
-        assert await asyncio.wait_for(hint, 10) == {ref}
+        # A hint may repeat an earlier one.
+        while await asyncio.wait_for(hint, 10) != {ref} or (await second.versions([ref])) == known:
+            hint = asyncio.ensure_future(anext(changes))
         took.append(time.monotonic() - began)
         known[ref] = base + 1
     await changes.aclose()  # type: ignore[attr-defined]  # an async generator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.redis import opened_redis
 
-from maitred.server.stores import create_store, show_url
+from maitred.server.stores import create_store, without_password
 from maitred.server.stores.base import (
     ClaimTaken,
     Commit,
@@ -302,8 +302,9 @@ async def test_expired_claims_are_cleared_away(
     await put(store, Commit((), claims=(kept,)))
     after = int(await redis_server.ask("DBSIZE"))
 
+    # The claim, its owner's claims, and all claims.
     assert await store.claim(kept.space, kept.key) == kept
-    assert after - before <= 2
+    assert after - before <= 3
 
 
 async def test_a_backup_is_refused_with_a_way_out(store: RedisStore, tmp_path: object) -> None:
@@ -333,12 +334,12 @@ def test_a_wrong_url_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://user:p@ss:word@host:1/0?prefix=a", "redis://host:1/0?prefix=a"),
-        ("rediss://:secret@host", "rediss://host"),
+        ("redis://user:p@ss:word@host:1/0?prefix=a", "redis://user:…@host:1/0?prefix=a"),
+        ("rediss://:secret@host", "rediss://:…@host"),
         ("redis://host/0?prefix=a@b", "redis://host/0?prefix=a@b"),
         ("sqlite:data@home.db", "sqlite:data@home.db"),
     ],
 )
 def test_a_password_is_not_shown(url: str, shown: str) -> None:
     """What goes to the log names the place only."""
-    assert show_url(url) == shown
+    assert without_password(url) == shown

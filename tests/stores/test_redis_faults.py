@@ -158,7 +158,10 @@ def test_a_transport_that_uvloop_has_closed_is_a_lost_connection(own_redis: Redi
         async with opened_redis(own_redis.url()) as store:
             assert await put(store, new_commit(ref, 0)) == Committed()
             # The driver does not know of it yet, as where Redis ends in this very moment.
-            for connection in (store._writer._connection, *store._gateway._pool._available_connections):
+            assert store._writer is not None
+            connections: list[Any] = [*store._gateway._pool._available_connections]
+            connections.append(store._writer._connection)
+            for connection in connections:
                 connection._writer.transport.abort()
             await asyncio.sleep(0)
             assert await store.versions([ref]) == {ref: 1}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 
@@ -15,6 +15,9 @@ from maitred.client.errors import MaitredError
 _KEEPALIVE_S = 30
 """Above the pace of pings that the server allows, 10 s."""
 _PING_TIMEOUT_S = 10
+_LISTS = ("ipv4:", "ipv6:")
+"""Targets in which a comma stands between addresses of one channel."""
+_SCHEMES = (*_LISTS, "dns:", "unix:", "unix-abstract:", "vsock:", "xds:")
 _MAX_RECEIVE_BYTES = 64 * 1024 * 1024
 """As much as the server sends at most."""
 
@@ -47,26 +50,49 @@ class Retries:
     """
 
     attempts: int = 5
-    """In all, the first one included; 1 means none again. gRPC makes at most 5."""
+    """In all, the first one included; 1 means none again. gRPC makes at most 5. Of several servers
+    each is asked so often, with no wait between one and the next."""
     first_wait: float = 0.1
-    """Seconds before the second attempt; each further one waits twice as long."""
+    """Seconds before the second attempt, or round; each further one waits twice as long."""
     longest_wait: float = 2.0
 
 
 DEFAULT_RETRIES = Retries()
+NO_RETRIES = Retries(attempts=1)
 
 
-def target_of(addresses: str | Sequence[str]) -> str:
-    """Make one gRPC target of one or several addresses."""
-    listed = [addresses] if isinstance(addresses, str) else list(addresses)
-    if not listed:
+class ChannelPlan(NamedTuple):
+    """What to make a channel of."""
+
+    target: str
+    options: list[tuple[str, str | int]]
+
+
+def targets_of(addresses: str | Sequence[str]) -> tuple[str, ...]:
+    """List the gRPC target of each address; a string may hold several, with commas between.
+
+    Raises: ValueError.
+    """
+    listed: Sequence[str] = addresses if not isinstance(addresses, str) else (addresses,)
+    if isinstance(addresses, str) and not addresses.startswith(_LISTS):
+        listed = addresses.split(",")
+    targets = tuple(dict.fromkeys(address.strip() for address in listed))
+    if not targets or not all(targets):
         raise ValueError("no address")
-    if len(listed) == 1:
-        return listed[0]
-    versions = {ipaddress.ip_address(_host(address)).version for address in listed}
-    if len(versions) > 1:
-        raise ValueError("several addresses are all IPv4 or all IPv6")
-    return f"ipv{versions.pop()}:" + ",".join(listed)
+    if len(targets) > 1:
+        for target in targets:
+            _check(target)
+    return targets
+
+
+def _check(target: str) -> None:
+    """Refuse what gRPC would misread as another port, a host of commas or a part of an IPv6."""
+    if target.startswith(_SCHEMES):
+        return
+    host, _, port = target.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if not host or not port.isdecimal() or (":" in host and not is_bracketed):
+        raise ValueError(f"{target!r} is not HOST:PORT")
 
 
 def closed() -> MaitredError:
@@ -74,17 +100,46 @@ def closed() -> MaitredError:
     return MaitredError("the client is closed", status=grpc.StatusCode.FAILED_PRECONDITION)
 
 
-def _host(address: str) -> str:
-    host, colon, _port = address.rpartition(":")
-    if not colon:
-        raise ValueError(f"{address!r} is not HOST:PORT")
-    return host.strip("[]")
+def silent(seconds: float | None) -> MaitredError:
+    """What a stream of which nothing came for so long ends with."""
+    return MaitredError(
+        f"nothing came for {seconds or 0.0:g} s", status=grpc.StatusCode.UNAVAILABLE
+    )
 
 
-def channel_options(retries: Retries, tls: TLS | None) -> list[tuple[str, str | int]]:
+def channels_of(
+    addresses: str | Sequence[str], retries: Retries, tls: TLS | None
+) -> list[ChannelPlan]:
+    """Plan one channel for each address, in which TLS expects the name in that address.
+
+    Raises: ValueError.
+    """
+    targets = targets_of(addresses)
+    are_several = len(targets) > 1
+    # Of several, a channel does not retry: its calls are made again at another server.
+    return [
+        ChannelPlan(
+            target,
+            channel_options(
+                NO_RETRIES if are_several else retries,
+                tls,
+                asks_health=are_several or target.startswith("dns:"),
+            ),
+        )
+        for target in targets
+    ]
+
+
+def channel_options(
+    retries: Retries, tls: TLS | None, *, asks_health: bool
+) -> list[tuple[str, str | int]]:
     """List the options of a channel."""
-    # Several addresses are all used; with one it makes no difference.
+    # All addresses of a name are used; with one it makes no difference.
     config: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if asks_health:
+        # A server that says NOT_SERVING counts as down. The stream also keeps the pings going, so
+        # that a dead server is noticed before it is called.
+        config["healthCheckConfig"] = {"serviceName": ""}
     if retries.attempts > 1:
         config["methodConfig"] = [
             {
@@ -95,7 +150,8 @@ def channel_options(retries: Retries, tls: TLS | None) -> list[tuple[str, str | 
                     "initialBackoff": f"{retries.first_wait:g}s",
                     "maxBackoff": f"{retries.longest_wait:g}s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    # CANCELLED comes of a server that begins to drain; who cancels retries nothing.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ]

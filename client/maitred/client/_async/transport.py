@@ -10,23 +10,74 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from maitred.client._channel import TLS, Retries, channel_options, closed, target_of
+from maitred.client._channel import TLS, ChannelPlan, Retries, channels_of, closed, silent
 from maitred.client._methods import method_of
+from maitred.client._servers import Attempts, Server, Servers
 from maitred.client.errors import MaitredError, from_rpc_error
 
 _Response = TypeVar("_Response", bound=Message)
 
 
 class AsyncTransport:
-    """One channel and the token that goes with every call."""
+    """The channels to all servers, and the token that goes with every call."""
 
     def __init__(
         self, addresses: str | Sequence[str], token: str | None, tls: TLS | None, retries: Retries
     ) -> None:
-        self._target = target_of(addresses)
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        plans = channels_of(addresses, retries, tls)
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channels = [_Channel(plan, metadata, tls) for plan in plans]
+        self._servers = Servers([plan.target for plan in plans], retries) if plans[1:] else None
+        self._gate = AsyncGate()
+
+    async def unary(
+        self, request: Message, response: type[_Response], timeout: float | None
+    ) -> _Response:
+        """Make a call and await its answer, from another server where one does not answer.
+
+        Raises: MaitredError.
+        """
+        if self._servers is None:
+            return await self._channels[0].unary(request, response, timeout)
+        attempts = Attempts(self._servers, request, timeout)
+        while True:
+            channel = self._channels[attempts.take().position]
+            try:
+                answer = await channel.unary(request, response, attempts.timeout)
+            except MaitredError as error:
+                wait = attempts.failed(error)
+            else:
+                attempts.answered()
+                return answer
+            if wait:
+                await self._gate.wait(wait)
+
+    def stream(
+        self, request: Message, response: type[_Response], timeout: float | None
+    ) -> AsyncStream[_Response]:
+        """Open a stream of answers, from the server that is the best choice now."""
+        if self._servers is None:
+            return AsyncStream(self._channels[0].stream(request, response, timeout))
+        server = Attempts(self._servers, request, timeout).take()
+        channel = self._channels[server.position]
+        return AsyncStream(channel.stream(request, response, timeout), server)
+
+    async def aclose(self) -> None:
+        """Close the channels; what runs is cancelled."""
+        self._gate.close()
+        for channel in self._channels:
+            await channel.aclose()
+
+
+class _Channel:
+    """One channel of gRPC's."""
+
+    def __init__(
+        self, plan: ChannelPlan, metadata: tuple[tuple[str, str], ...], tls: TLS | None
+    ) -> None:
+        self._plan = plan
+        self._metadata = metadata
         self._tls = tls
-        self._options = channel_options(retries, tls)
         self._opened: grpc.aio.Channel | None = None
         self._closed = False
         self._calls: dict[str, Any] = {}
@@ -37,9 +88,11 @@ class AsyncTransport:
             raise closed()
         if self._opened is None:
             self._opened = (
-                grpc.aio.insecure_channel(self._target, self._options)
+                grpc.aio.insecure_channel(*self._plan)
                 if self._tls is None
-                else grpc.aio.secure_channel(self._target, self._tls.credentials(), self._options)
+                else grpc.aio.secure_channel(
+                    self._plan.target, self._tls.credentials(), self._plan.options
+                )
             )
         return self._opened
 
@@ -66,18 +119,16 @@ class AsyncTransport:
             raise closed() from None
         return answer
 
-    def stream(
-        self, request: Message, response: type[_Response], timeout: float | None
-    ) -> AsyncStream[_Response]:
-        """Open a stream of answers."""
+    def stream(self, request: Message, response: type[_Response], timeout: float | None) -> Any:
+        """Begin a call with many answers."""
         method = method_of(type(request))
         call = self._channel().unary_stream(
             method.path, type(request).SerializeToString, response.FromString
         )
-        return AsyncStream(call(request, timeout=timeout, metadata=self._metadata))
+        return call(request, timeout=timeout, metadata=self._metadata)
 
     async def aclose(self) -> None:
-        """Close the channel; what runs is cancelled."""
+        """Close it; what runs is cancelled."""
         self._closed = True
         self._calls.clear()
         if self._opened is not None:
@@ -87,8 +138,9 @@ class AsyncTransport:
 class AsyncStream(Generic[_Response]):
     """The answers of one call."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, server: Server | None = None) -> None:
         self._call = call
+        self._server = server
         self._cancelled = False
 
     async def read(self, silence: float | None = None) -> _Response | None:
@@ -101,18 +153,21 @@ class AsyncStream(Generic[_Response]):
                 answer = await self._call.read()
         except TimeoutError:
             self.cancel()
-            raise MaitredError(
-                f"nothing came for {silence:g} s", status=grpc.StatusCode.UNAVAILABLE
-            ) from None
+            raise self._judged(silent(silence)) from None
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._judged(from_rpc_error(error)) from None
         except asyncio.CancelledError:
             if _asked_to_end():
                 raise
             if self._cancelled:
                 return None
             raise closed() from None
+        if self._server is not None:
+            self._server.answered()
         return None if answer is grpc.aio.EOF else answer
+
+    def _judged(self, error: MaitredError) -> MaitredError:
+        return error if self._server is None else self._server.judged(error)
 
     def cancel(self) -> None:
         """End the call."""

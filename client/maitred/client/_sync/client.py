@@ -61,7 +61,9 @@ class Client(
     ) -> None:
         """Prepare a client; the first call connects.
 
-        `addresses` is a target of gRPC's (`HOST:PORT`, `unix:PATH`, `dns:…`), or several `IP:PORT`.
+        `addresses` is one or several targets of gRPC's (`HOST:PORT`, `unix:PATH`, `dns:///NAME:PORT`),
+        with commas between or as a sequence. Of several servers of the same data each session
+        keeps to one while that answers, and calls and watches go on at another when it does not.
         `timeout` bounds a call, retries included. `currency` is that of amounts given as plain
         ints of minor units. Without news for three `heartbeat`s a watch connects anew, and after
         `outage` seconds it gives up.

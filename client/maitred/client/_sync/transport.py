@@ -11,27 +11,78 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from maitred.client._channel import TLS, Retries, channel_options, closed, target_of
+from maitred.client._channel import TLS, ChannelPlan, Retries, channels_of, closed, silent
 from maitred.client._methods import method_of
+from maitred.client._servers import Attempts, Server, Servers
 from maitred.client.errors import MaitredError, from_rpc_error
 
 _Response = TypeVar("_Response", bound=Message)
 
 
 class Transport:
-    """One channel and the token that goes with every call."""
+    """The channels to all servers, and the token that goes with every call."""
 
     def __init__(
         self, addresses: str | Sequence[str], token: str | None, tls: TLS | None, retries: Retries
     ) -> None:
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        plans = channels_of(addresses, retries, tls)
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channels = [_Channel(plan, metadata, tls) for plan in plans]
+        self._servers = Servers([plan.target for plan in plans], retries) if plans[1:] else None
+        self._gate = Gate()
+
+    def unary(
+        self, request: Message, response: type[_Response], timeout: float | None
+    ) -> _Response:
+        """Make a call and wait for its answer, from another server where one does not answer.
+
+        Raises: MaitredError.
+        """
+        if self._servers is None:
+            return self._channels[0].unary(request, response, timeout)
+        attempts = Attempts(self._servers, request, timeout)
+        while True:
+            channel = self._channels[attempts.take().position]
+            try:
+                answer = channel.unary(request, response, attempts.timeout)
+            except MaitredError as error:
+                wait = attempts.failed(error)
+            else:
+                attempts.answered()
+                return answer
+            if wait:
+                self._gate.wait(wait)
+
+    def stream(
+        self, request: Message, response: type[_Response], timeout: float | None
+    ) -> Stream[_Response]:
+        """Open a stream of answers, from the server that is the best choice now."""
+        if self._servers is None:
+            return Stream(self._channels[0].stream(request, response, timeout))
+        server = Attempts(self._servers, request, timeout).take()
+        channel = self._channels[server.position]
+        return Stream(channel.stream(request, response, timeout), server)
+
+    def close(self) -> None:
+        """Close the channels; what runs is cancelled."""
+        self._gate.close()
+        for channel in self._channels:
+            channel.close()
+
+
+class _Channel:
+    """One channel of gRPC's; it connects when it is first used."""
+
+    def __init__(
+        self, plan: ChannelPlan, metadata: tuple[tuple[str, str], ...], tls: TLS | None
+    ) -> None:
+        self._metadata = metadata
         self._calls: dict[str, Any] = {}
         self._closed = False
-        target, options = target_of(addresses), channel_options(retries, tls)
         self._channel: grpc.Channel = (
-            grpc.insecure_channel(target, options)
+            grpc.insecure_channel(*plan)
             if tls is None
-            else grpc.secure_channel(target, tls.credentials(), options)
+            else grpc.secure_channel(plan.target, tls.credentials(), plan.options)
         )
 
     def _check_open(self) -> None:
@@ -60,19 +111,17 @@ class Transport:
             raise from_rpc_error(error) from None
         return answer
 
-    def stream(
-        self, request: Message, response: type[_Response], timeout: float | None
-    ) -> Stream[_Response]:
-        """Open a stream of answers."""
+    def stream(self, request: Message, response: type[_Response], timeout: float | None) -> Any:
+        """Begin a call with many answers."""
         self._check_open()
         method = method_of(type(request))
         call = self._channel.unary_stream(
             method.path, type(request).SerializeToString, response.FromString
         )
-        return Stream(call(request, timeout=timeout, metadata=self._metadata))
+        return call(request, timeout=timeout, metadata=self._metadata)
 
     def close(self) -> None:
-        """Close the channel; what runs is cancelled."""
+        """Close it; what runs is cancelled."""
         self._closed = True
         self._calls.clear()
         self._channel.close()
@@ -81,8 +130,9 @@ class Transport:
 class Stream(Generic[_Response]):
     """The answers of one call."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, server: Server | None = None) -> None:
         self._call = call
+        self._server = server
         self._cancelled = False
         self._watchdog: _Watchdog | None = None
 
@@ -104,14 +154,17 @@ class Stream(Generic[_Response]):
             if self._cancelled:
                 return None
             if dog is not None and dog.bit:
-                raise MaitredError(
-                    f"nothing came for {dog.silence:g} s", status=grpc.StatusCode.UNAVAILABLE
-                ) from None
-            raise from_rpc_error(error) from None
+                raise self._judged(silent(dog.silence)) from None
+            raise self._judged(from_rpc_error(error)) from None
         finally:
             if dog is not None:
                 dog.waiting_since = None
+        if self._server is not None:
+            self._server.answered()
         return answer
+
+    def _judged(self, error: MaitredError) -> MaitredError:
+        return error if self._server is None else self._server.judged(error)
 
     def cancel(self) -> None:
         """End the call."""

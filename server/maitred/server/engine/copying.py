@@ -35,6 +35,9 @@ from maitred.server.stores.base import (
 PAGE = 500
 BATCH_AGGREGATES = 200
 BATCH_BYTES = 4 * 1024 * 1024
+TOGETHER = 16
+"""So many aggregates are read at a time: engines at a distance answer them together."""
+
 RESUBMIT_S = 0.2
 MOST_PROBLEMS = 100
 
@@ -89,15 +92,16 @@ class Copy:
         for done, start in enumerate(range(0, len(refs), PAGE)):
             page = refs[start : start + PAGE]
             there = await self._target.versions(page)
-            for number, ref in enumerate(page):
-                if ref not in there:
-                    record = await self._whole(ref)
-                    batch.append(record)
-                    size += _size(record)
+            missing = [ref for ref in page if ref not in there]
+            for first in range(0, len(missing), TOGETHER):
+                few = missing[first : first + TOGETHER]
+                records = await asyncio.gather(*map(self._whole, few))
+                batch += records
+                size += sum(map(_size, records))
                 if len(batch) >= BATCH_AGGREGATES or size >= BATCH_BYTES:
                     await self._target.restore(batch)
                     batch, size = [], 0
-                self._tell("copying", done * PAGE + number + 1, len(refs))
+            self._tell("copying", done * PAGE + len(page), len(refs))
         if batch:
             await self._target.restore(batch)
 
@@ -144,9 +148,10 @@ class Copy:
     # --- the proof -----------------------------------------------------------------------------
 
     async def _compare(self, refs: Sequence[Ref]) -> None:
-        for number, ref in enumerate(refs):
-            await self._compare_one(ref)
-            self._tell("comparing", number + 1, len(refs))
+        for start in range(0, len(refs), TOGETHER):
+            page = refs[start : start + TOGETHER]
+            await asyncio.gather(*map(self._compare_one, page))
+            self._tell("comparing", start + len(page), len(refs))
         for kind in Kind:
             ours, theirs = await self._target.count(kind), await self._source.count(kind)
             if ours != theirs:

@@ -51,7 +51,7 @@ def create_store(url: str, **options: Any) -> Store:
 
 def without_password(url: str) -> str:
     """Return a store's URL as it may be shown."""
-    url = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:…@", url)
+    url = re.sub(r"(://[^/@:]*):[^/?#]*@", r"\1:…@", url)
     return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=…", url)
 
 

@@ -152,12 +152,12 @@ class Connector:
             raise
         return connection
 
-    def note(self, error: BaseException, *, lost: bool) -> None:
-        """Note that the server went away, if that is what an error means.
+    def note(self, error: BaseException, generation: int, *, lost: bool) -> None:
+        """Note that the server went away, if that is what an error on a connection means.
 
-        Connections that idle may have ended too, without anybody having told them.
+        Connections of its generation may have ended too, without anybody having told them.
         """
-        if lost or is_stale(error):
+        if generation == self.generation and (lost or is_stale(error)):
             self.generation += 1
 
 
@@ -171,16 +171,25 @@ class Pool:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool = False) -> T:
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        writes: bool = False,
+        deadline_s: float = DEADLINE_S,
+    ) -> T:
         """Run work on a connection, to its end even if the caller is cancelled.
 
-        Reads that lose their connection are run once more on another one.
+        Reads that lose their connection are run once more on another one; one that
+        has not answered after `deadline_s` is cut.
 
         Raises: StoreError; OutcomeUnknown where work that writes lost its connection.
         """
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        task = asyncio.get_running_loop().create_task(self._run(work, writes=writes))
+        task = asyncio.get_running_loop().create_task(
+            self._run(work, writes=writes, deadline_s=deadline_s)
+        )
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
@@ -199,7 +208,9 @@ class Pool:
             # Looked at, because nobody else does where the caller was cancelled.
             task.exception()
 
-    async def _run(self, work: Callable[[Connection], Awaitable[T]], *, writes: bool) -> T:
+    async def _run(
+        self, work: Callable[[Connection], Awaitable[T]], *, writes: bool, deadline_s: float
+    ) -> T:
         try:
             async with asyncio.timeout(POOL_WAIT_S):
                 await self._slots.acquire()
@@ -207,25 +218,25 @@ class Pool:
             raise StoreUnavailable("all connections to the database are busy") from None
         try:
             try:
-                return await self._attempt(work)
+                return await self._attempt(work, deadline_s)
             except _LostError as lost:
                 if writes:
                     raise OutcomeUnknown(str(lost)) from lost
             try:
-                return await self._attempt(work)
+                return await self._attempt(work, deadline_s)
             except _LostError as lost:
                 raise StoreUnavailable(str(lost)) from lost
         finally:
             self._slots.release()
 
-    async def _attempt(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _attempt(self, work: Callable[[Connection], Awaitable[T]], deadline_s: float) -> T:
         connection = await self._take()
         generation = self._connector.generation
         try:
-            with deadline(connection, DEADLINE_S):
+            with deadline(connection, deadline_s):
                 result = await work(connection)
         except BaseException as error:
-            await self._give_up(connection, error)
+            await self._give_up(connection, generation, error)
             raise
         if connection.info.transaction_status == TransactionStatus.IDLE:
             self._idle.append((generation, connection))
@@ -233,14 +244,14 @@ class Pool:
             await connection.close()
         return result
 
-    async def _give_up(self, connection: Connection, error: BaseException) -> None:
+    async def _give_up(self, connection: Connection, generation: int, error: BaseException) -> None:
         """Raises: _LostError or StoreError, whatever the error means; else returns."""
-        lost = is_lost(connection)
-        self._connector.note(error, lost=lost)
+        lost = is_lost(connection, error)
+        self._connector.note(error, generation, lost=lost)
         # An error is rare enough not to wonder in what state it left the connection.
         cut(connection)
         await connection.close()
-        if lost and isinstance(error, psycopg.Error):
+        if lost and isinstance(error, psycopg.Error | OSError):
             raise _LostError(f"the connection was lost: {_first(error)}") from error
         if isinstance(error, (psycopg.Error, OSError, *MISFITS)):
             raise translate(error) from error
@@ -264,7 +275,7 @@ def is_fresh(connection: Connection) -> bool:
         connection.pgconn.consume_input()
     except psycopg.OperationalError:
         return False
-    return not is_lost(connection)
+    return not (connection.closed or connection.broken)
 
 
 @contextlib.contextmanager

@@ -29,9 +29,19 @@ def code_of(error: BaseException) -> str:
     return (getattr(error, "sqlstate", None) or "") if isinstance(error, psycopg.Error) else ""
 
 
-def is_lost(connection: psycopg.AsyncConnection) -> bool:
-    """Tell whether a connection is of no further use, so that its transaction may have ended."""
-    return connection.closed or connection.broken
+def is_lost(connection: psycopg.AsyncConnection, error: BaseException) -> bool:
+    """Tell whether an error ended a connection, so that a COMMIT on its way may have been done.
+
+    A server that ends a session says so before it hangs up, perhaps behind the answer to a COMMIT;
+    libpq notices the end only later. What has no SQLSTATE, libpq said, not the server.
+    """
+    if connection.closed or connection.broken or isinstance(error, OSError):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.diag.severity_nonlocalized in ("FATAL", "PANIC")
 
 
 def is_stale(error: BaseException) -> bool:

@@ -58,7 +58,7 @@ async def patiently(connection: Connection, work: Callable[[], Awaitable[T]]) ->
         try:
             return await work()
         except psycopg.Error as error:
-            if is_lost(connection) or not (is_transient(error) or is_raced(error)):
+            if is_lost(connection, error) or not (is_transient(error) or is_raced(error)):
                 raise
             await connection.execute(b"ROLLBACK")
             if left == 0:

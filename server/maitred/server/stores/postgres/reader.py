@@ -184,6 +184,15 @@ async def read_claim(connection: Connection, space: str, key: str) -> Claim | No
     return Claim(space, key, *rows[0]) if rows else None
 
 
+async def list_claims(
+    connection: Connection, after: tuple[str, str] | None, limit: int
+) -> list[Claim]:
+    """Read a page of all claims."""
+    space, key = after or ("", "")
+    parameters = {"space": space, "key": key, "limit": limit}
+    return [Claim(*row) for row in await fetch(connection, SQL["list_claims"], parameters)]
+
+
 async def list_heads(
     connection: Connection, kind: Kind, where: HeadFilter, after: int | None, limit: int
 ) -> list[Head]:

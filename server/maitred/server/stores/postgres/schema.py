@@ -175,7 +175,7 @@ async def _patiently(connection: Connection, work: Callable[[], object]) -> None
             await work()  # type: ignore[misc]  # a coroutine of this module
         except psycopg.Error as error:
             met = is_transient(error) or is_raced(error) or error.sqlstate in _APPEARED | {"55P03"}
-            if is_lost(connection) or not met or left == 0:
+            if is_lost(connection, error) or not met or left == 0:
                 raise
             await connection.execute(b"ROLLBACK")
             await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  # no secret

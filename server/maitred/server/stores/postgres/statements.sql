@@ -117,6 +117,30 @@ WHERE l.lane = %(lane)s
 ORDER BY t.kind, t.id
 RETURNING 1
 
+-- name: restore_heads
+-- Heads as another store kept them; a ref that exists fails the transaction. A tombstone has no
+-- alarm.
+INSERT INTO maitred.aggregates (kind, id, version, commit_id, time_ns, wake_at_ns, armed_ns,
+                                tombstone, created_ns, status, customer_id, attention, labels,
+                                chain, body, place, position)
+SELECT t.kind, t.id, t.version, t.commit_id, t.time_ns, t.wake_at_ns,
+       CASE WHEN t.tombstone = 1 THEN NULL ELSE t.wake_at_ns END,
+       t.tombstone = 1, t.created_ns, t.status, t.customer_id, t.attention, t.labels,
+       t.chain, t.body,
+       l.position - (%(total)s::bigint - t.first) * 64,
+       l.position - (%(total)s::bigint - t.last) * 64
+FROM unnest(%(firsts)s::bigint[], %(lasts)s::bigint[], %(kinds)s::bigint[], %(ids)s::text[],
+            %(versions)s::bigint[], %(commits)s::bytea[], %(times)s::bigint[],
+            %(wakes)s::bigint[], %(tombstones)s::bigint[], %(createds)s::bigint[],
+            %(statuses)s::bigint[], %(customers)s::text[], %(attentions)s::bigint[],
+            %(labels)s::text[], %(chains)s::bytea[], %(bodies)s::bytea[])
+     AS t (first, last, kind, id, version, commit_id, time_ns, wake_at_ns, tombstone, created_ns,
+           status, customer_id, attention, labels, chain, body)
+CROSS JOIN maitred.lanes l
+WHERE l.lane = %(lane)s
+ORDER BY t.kind, t.id
+RETURNING 1
+
 -- name: move_heads
 -- Move heads that are locked; the listing columns only where there are new ones.
 UPDATE maitred.aggregates a
@@ -340,6 +364,13 @@ UPDATE maitred.leases SET expires_ns = 0 WHERE name = %(name)s AND owner = %(own
 SELECT owner, expires_ns FROM maitred.claims
 WHERE space = %(space)s AND key = %(key)s
       AND (expires_ns IS NULL OR expires_ns > {clock} * 1000)
+
+-- name: list_claims
+-- Claims in the order of their keys, expired ones included.
+SELECT space, key, owner, expires_ns FROM maitred.claims
+WHERE (space, key) > (%(space)s, %(key)s)
+ORDER BY space, key
+LIMIT %(limit)s::bigint
 
 -- name: redact
 -- Erase the personal parts of events; counts only those that had any.

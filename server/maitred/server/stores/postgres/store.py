@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from functools import partial
@@ -16,7 +15,6 @@ from maitred.server.stores.base import (
     BackupInfo,
     Claim,
     Commit,
-    Committed,
     Done,
     Head,
     HeadFilter,
@@ -104,7 +102,6 @@ class PostgresStore:
         self._heads = Combiner(self._read_heads)
         self._versions = Combiner(self._read_versions)
         self._confirmed = Combiner(self._confirm)
-        self._forgetting: set[asyncio.Task[Outcome]] = set()
 
     # ---------------------------------------------------------------- opening
 
@@ -179,8 +176,6 @@ class PostgresStore:
             await self._writer.close()
         if self._wakeups is not None:
             await self._wakeups.close()
-        while self._forgetting:
-            await asyncio.wait(self._forgetting)
         if self._house is not None:
             await self._house.end()
         if self._pool is not None:
@@ -192,7 +187,8 @@ class PostgresStore:
         return self._pool
 
     def _keeping(self) -> Housekeeping:
-        assert self._house is not None
+        if self._house is None or not self._open:
+            raise StoreUnavailable("the store is closed")
         return self._house
 
     # ---------------------------------------------------------------- writing
@@ -208,32 +204,15 @@ class PostgresStore:
         """How many batches have been answered."""
         return 0 if self._writer is None else self._writer.batches
 
+    def _wrote(self, refs: Iterable[Ref]) -> None:
+        """Say that aggregates have moved, here and to other servers."""
+        self._changes.publish(refs)
+        if self._wakeups is not None:
+            self._wakeups.wrote()
+
     async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest; goes on if the caller is cancelled."""
-        pool, house = self._reading(), self._keeping()
-        work = self._forget(pool, house, ref, base, last)
-        task = asyncio.get_running_loop().create_task(work)
-        self._forgetting.add(task)
-        task.add_done_callback(self._forgot)
-        return await asyncio.shield(task)
-
-    def _forgot(self, task: asyncio.Task[Outcome]) -> None:
-        self._forgetting.discard(task)
-        if not task.cancelled():
-            # Looked at, because nobody else does where the caller was cancelled.
-            task.exception()
-
-    async def _forget(
-        self, pool: Pool, house: Housekeeping, ref: Ref, base: int, last: Append
-    ) -> Outcome:
-        bury = partial(jobs.bury, lane=house.lane, ref=ref, base=base, last=last)
-        outcome = await pool.run(bury, writes=True)
-        if isinstance(outcome, Committed):
-            self._changes.publish([ref])
-            if self._wakeups is not None:
-                self._wakeups.wrote()
-            await house.delete(ref, base + 1)
-        return outcome
+        return await self._keeping().forget(ref, base, last, lambda: self._wrote([ref]))
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
         """Erase the personal parts of those events."""
@@ -385,6 +364,18 @@ class PostgresStore:
                     more = record.more
                     read = record.events[-1].version if record.events else record.loaded.version
             after = refs[-1]
+
+    async def list_claims(self, after: tuple[str, str] | None, limit: int) -> list[Claim]:
+        """List claims in order."""
+        return await self._reading().run(partial(reader.list_claims, after=after, limit=limit))
+
+    async def restore(self, records: Sequence[Record]) -> int:
+        """Write aggregates as they were scanned, several in one transaction."""
+        house = self._keeping()
+        try:
+            return await house.restore(records)
+        finally:
+            self._wrote(record.loaded.ref for record in records)
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

@@ -131,8 +131,12 @@ class Wakeups:
                 partial(read_moved, cursor=behind, limit=PAGE)
             )
             self._changes.publish(refs)
-            places = {**places, **reached}
-            behind = reached if more else {}
+            if more:
+                behind = reached
+                continue
+            # Up to the newest, because what moved in a lane may be rows without an event.
+            ends = {lane: max(place, newest[lane]) for lane, place in reached.items()}
+            places, behind = {**places, **ends}, {}
         return places, bool(others)
 
     # ---------------------------------------------------------------- hints
@@ -153,6 +157,7 @@ class Wakeups:
     async def _hear(self) -> None:
         while True:
             try:
+                generation = self._connector.generation
                 connection = await self._connector.connect(statement_s=None)
             except StoreError:
                 await asyncio.sleep(RETRY_S)
@@ -165,7 +170,7 @@ class Wakeups:
                 _log.info("this database gives no hints", error=str(translate(error)))
                 return
             except (psycopg.Error, OSError) as error:
-                self._connector.note(error, lost=True)
+                self._connector.note(error, generation, lost=True)
                 await asyncio.sleep(RETRY_S)
             finally:
                 await connection.close()

@@ -183,8 +183,8 @@ class Writer:
                     return await attempt.run(commits)
             except (psycopg.Error, OSError, *MISFITS) as error:
                 failure = error
-                lost = is_lost(connection)
-                self._connector.note(error, lost=lost)
+                lost = is_lost(connection, error)
+                self._connector.note(error, self._generation, lost=lost)
                 if lost:
                     await self._drop()
                     return [_lost(error, unknown=attempt.committing)] * len(commits)

@@ -103,19 +103,19 @@ class Writes:
         made: list[Statement] = []
         shared = {"lane": self._lane, "total": self._total}
         if self._total:
-            made.append(_counted("move_lane", 1, {**shared, "floor": self._floor}))
+            made.append(counted("move_lane", 1, {**shared, "floor": self._floor}))
         entries = self._created + self._moved
         if self._created:
             created = _heads(self._created) | shared
-            made.append(_counted("create_heads", len(self._created), created))
+            made.append(counted("create_heads", len(self._created), created))
         if self._moved:
-            made.append(_counted("move_heads", len(self._moved), _heads(self._moved) | shared))
+            made.append(counted("move_heads", len(self._moved), _heads(self._moved) | shared))
         if entries:
-            made.append(_counted("add_events", len(entries), _events(entries) | shared))
+            made.append(counted("add_events", len(entries), _events(entries) | shared))
         made += self._label_statements()
         made += self._claim_statements()
         if self._rows:
-            made.append(_counted("write_rows", len(self._rows), _rows(self._rows) | shared))
+            made.append(counted("write_rows", len(self._rows), _rows(self._rows) | shared))
         if self._rows_gone:
             tables, keys = zip(*self._rows_gone, strict=True)
             made.append((SQL["drop_rows"], {"tables": Bigints(tables), "keys": Texts(keys)}))
@@ -132,13 +132,8 @@ class Writes:
             }
             made.append((SQL["drop_labels"], gone))
         if self._labels_new:
-            new = {
-                "kinds": Bigints([ref.kind for ref, _ in self._labels_new]),
-                "ids": Texts([ref.id for ref, _ in self._labels_new]),
-                "names": Texts([label[0] for _, label in self._labels_new]),
-                "values": Texts([label[1] for _, label in self._labels_new]),
-            }
-            made.append(_counted("add_labels", len(self._labels_new), new))
+            new = label_columns(self._labels_new)
+            made.append(counted("add_labels", len(self._labels_new), new))
         return made
 
     def _claim_statements(self) -> list[Statement]:
@@ -150,11 +145,11 @@ class Writes:
         for name, claims in (("set_claims", self._claims_set), ("add_claims", self._claims_new)):
             last = {claim[:2]: claim for claim in claims}
             if last:
-                made.append(_counted(name, len(last), _claims(list(last.values()))))
+                made.append(counted(name, len(last), _claims(list(last.values()))))
         return made
 
 
-def _counted(name: str, count: int, parameters: dict[str, Any]) -> Statement:
+def counted(name: str, count: int, parameters: dict[str, Any]) -> Statement:
     """Return a statement that fails its transaction unless it touches so many rows."""
     return _COUNTED[name], {**parameters, "count": count}
 
@@ -165,6 +160,16 @@ _COUNTED = {
     for name, statement in SQL.items()
     if statement.endswith(b"RETURNING 1")
 }
+
+
+def label_columns(labels: Sequence[tuple[Ref, tuple[str, str]]]) -> dict[str, Any]:
+    """Return labels as the columns of `add_labels`."""
+    return {
+        "kinds": Bigints([ref.kind for ref, _ in labels]),
+        "ids": Texts([ref.id for ref, _ in labels]),
+        "names": Texts([label[0] for _, label in labels]),
+        "values": Texts([label[1] for _, label in labels]),
+    }
 
 
 def _heads(entries: list[Entry]) -> dict[str, Any]:

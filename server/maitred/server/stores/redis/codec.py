@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ COMMITTED: Final = Committed()
 _SIGN: Final = 10**19
 _INT64: Final = 1 << 63
 _CURSOR_BYTES: Final = 16
+_END_OF_SPACE: Final = re.compile(rb"\0(?!\xff)")
 _ID_BYTES: Final = 8
 
 
@@ -68,6 +70,20 @@ def label_of(name: str, value: str) -> bytes:
     return b"%d:%b%b" % (len(encoded), encoded, value.encode())
 
 
+def claim_name(space: str, key: str) -> bytes:
+    """Write the place of a claim as the keys have it: these sort as (space, key) does.
+
+    A zero byte ends the space; one within it is followed by a byte that no text begins with.
+    """
+    return b"%b\0%b" % (space.encode().replace(b"\0", b"\0\xff"), key.encode())
+
+
+def claim_place(name: bytes) -> tuple[str, str]:
+    """Read space and key of a name that `claim_name` wrote."""
+    space, key = _END_OF_SPACE.split(name, maxsplit=1)
+    return space.replace(b"\0\xff", b"\0").decode(), key.decode()
+
+
 # ---------------------------------------------------------------------------- arguments
 
 
@@ -85,8 +101,7 @@ def append_arguments(append: Append) -> list[bytes]:
         b"%d" % time_ns,
         b"%d" % change,
         facts,
-        # Absent and empty are different.
-        b"" if personal is None else b"=" + personal,
+        _personal(personal),
         chain,
         body,
         b"" if wake_at_ns is None else sortable(wake_at_ns),
@@ -96,15 +111,53 @@ def append_arguments(append: Append) -> list[bytes]:
     if index is None:
         arguments.append(b"0")
     else:
-        arguments += (
-            b"1",
-            sortable(index.created_ns),
-            b"%d" % index.status,
-            index.customer_id.encode(),
-            b"%d" % index.attention,
-            json.dumps(index.labels, ensure_ascii=False).encode(),
-        )
+        arguments += (b"1", *_index_arguments(index))
     return arguments
+
+
+def _personal(personal: bytes | None) -> bytes:
+    """Write what may be absent, which is not the same as empty."""
+    return b"" if personal is None else b"=" + personal
+
+
+def _index_arguments(index: Index) -> list[bytes]:
+    return [
+        sortable(index.created_ns),
+        b"%d" % index.status,
+        index.customer_id.encode(),
+        b"%d" % index.attention,
+        json.dumps(index.labels, ensure_ascii=False).encode(),
+    ]
+
+
+def head_arguments(head: Loaded) -> list[bytes]:
+    """Write a head. Raises: OverflowError, UnicodeError, TypeError for what cannot be kept."""
+    return [
+        name_of(head.ref),
+        b"%d" % head.version,
+        head.commit_id,
+        b"%d" % head.time_ns,
+        head.chain,
+        head.body,
+        b"" if head.wake_at_ns is None else sortable(head.wake_at_ns),
+        b"%d" % head.tombstone,
+        *_index_arguments(head.index),
+    ]
+
+
+def event_arguments(event: StoredEvent) -> list[bytes]:
+    """Write an event of a log. Raises: TypeError for what cannot be kept."""
+    return [
+        b"%d" % event.version,
+        event.commit_id,
+        event.request_id or b"",
+        event.fingerprint,
+        b"%d" % event.time_ns,
+        b"%d" % event.change,
+        event.facts,
+        _personal(event.personal),
+        event.chain,
+    ]
 
 
 def commit_arguments(commit: Commit) -> list[bytes]:
@@ -116,14 +169,13 @@ def commit_arguments(commit: Commit) -> list[bytes]:
     arguments.append(b"%d" % len(claims))
     for claim in claims:
         arguments += (
-            claim.space.encode(),
-            claim.key.encode(),
+            claim_name(*claim[:2]),
             claim.owner.encode(),
             b"" if claim.expires_ns is None else sortable(claim.expires_ns),
         )
     arguments.append(b"%d" % len(releases))
     for claim in releases:
-        arguments += (claim.space.encode(), claim.key.encode(), claim.owner.encode())
+        arguments += (claim_name(*claim[:2]), claim.owner.encode())
     arguments.append(b"%d" % len(rows))
     for row in rows:
         arguments += (
@@ -188,8 +240,8 @@ def outcome_of(answer: Any) -> Outcome:
             return Conflict(ref_of(name), int(version), commit_id)
         case [b"R", name, version, fingerprint]:
             return Replayed(ref_of(name), int(version), fingerprint)
-        case [b"T", space, key, owner]:
-            return ClaimTaken(space.decode(), key.decode(), owner.decode())
+        case [b"T", name, owner]:
+            return ClaimTaken(*claim_place(name), owner.decode())
     raise CorruptData(f"no answer of a commit: {str(answer)[:60]}")
 
 

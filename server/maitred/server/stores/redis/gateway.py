@@ -67,7 +67,7 @@ _CLASSES: Final[dict[type[RedisError], str]] = {
 """Codes that the driver has taken out of the text."""
 
 _NOT_NOW: Final = re.compile(
-    r"\b(BUSY|CLUSTERDOWN|HISTORY|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOPERM|NOREPLICAS|READONLY)\b"
+    r"\b(BUSY|CLUSTERDOWN|HISTORY|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOPERM|NOREPLICAS|READONLY|STAGED)\b"
 )
 _NO_ROOM: Final = re.compile(r"\bOOM\b|used memory > 'maxmemory'|No space left")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-from maitred.server.stores.base import Record, Ref, StoredEvent, Table
+from maitred.server.stores.base import Claim, Record, Ref, StoredEvent, Table
 from maitred.server.stores.redis.codec import (
+    claim_name,
+    claim_of,
+    claim_place,
     event_of,
     loaded_of,
     name_of,
@@ -105,6 +108,20 @@ async def read_feed(read: Read, after: bytes, limit: int) -> list[StoredEvent]:
         place = last
         pairs = zip(*[iter(lines)] * 2, strict=True)
         found += [event_of(ref_of(name), event) for name, event in pairs]
+    return found
+
+
+async def read_claims(read: Read, after: tuple[str, str] | None, limit: int) -> list[Claim]:
+    """Read a page of all claims."""
+    place = b"" if after is None else claim_name(*after)
+    found: list[Claim] = []
+    while len(found) < limit:
+        asked = min(limit - len(found), PIECE)
+        lines = list(zip(*[iter(await read("list_claims", place, b"%d" % asked))] * 3, strict=True))
+        found += [claim_of(*claim_place(name), held) for name, *held in lines]
+        if len(lines) < asked:
+            break
+        place = lines[-1][0]
     return found
 
 

@@ -18,6 +18,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "feed_end": (),
     "forgetting": (),
     "lease": (),
+    "list_claims": (),
     "list_heads": ("walk",),
     "list_rows": ("read", "walk"),
     "load": ("read",),
@@ -26,6 +27,8 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "record": ("read",),
     "redact": (),
     "refs": (),
+    "restore": ("write", "staged"),
+    "stage": ("staged",),
     "versions": (),
 }
 """What each script needs besides keys.lua, in this order."""

@@ -35,6 +35,7 @@ from maitred.server.stores.base import (
 from maitred.server.stores.redis.address import parse_address
 from maitred.server.stores.redis.codec import (
     append_arguments,
+    claim_name,
     claim_of,
     cursor_of,
     event_of,
@@ -52,12 +53,14 @@ from maitred.server.stores.redis.gateway import Gateway
 from maitred.server.stores.redis.hints import Hints
 from maitred.server.stores.redis.reader import (
     PIECE,
+    read_claims,
     read_events,
     read_feed,
     read_lines,
     read_records,
     read_versions,
 )
+from maitred.server.stores.redis.restore import restore
 from maitred.server.stores.redis.writer import QUEUE_COMMITS, Doubts, Writer
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_KEPT_SPACE: Final = b"provider"
+_KEPT_SPACE: Final = "provider"
 _NANOSECONDS: Final = 1_000_000_000
 _MICROSECONDS: Final = 1_000_000
 
@@ -217,11 +220,11 @@ class RedisStore:
 
     async def _erase(self, ref: Ref) -> None:
         tables = [b"%d" % table for table in Table if table is not Table.PAYMENTS]
-        skip = b"0"
+        kept, skip = claim_name(_KEPT_SPACE, ""), b"0"
         while skip != b"done":
             skip = await self._gateway.write(
                 "erase",
-                *(name_of(ref), _KEPT_SPACE, skip, b"%d" % PIECE, b"%d" % len(tables), *tables),
+                *(name_of(ref), kept, skip, b"%d" % PIECE, b"%d" % len(tables), *tables),
             )
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
@@ -288,8 +291,7 @@ class RedisStore:
 
     async def claim(self, space: str, key: str) -> Claim | None:
         """Read who owns a key."""
-        name = b"%d:%b%b" % (len(space.encode()), space.encode(), key.encode())
-        found = await self._read("claim", name)
+        found = await self._read("claim", claim_name(space, key))
         return found and claim_of(space, key, found)
 
     async def list_heads(
@@ -336,6 +338,16 @@ class RedisStore:
         """Iterate over all aggregates in the order of their refs."""
         async for record in read_records(self._read, after):
             yield record
+
+    async def list_claims(self, after: tuple[str, str] | None, limit: int) -> list[Claim]:
+        """List claims in order."""
+        return await read_claims(self._read, after, limit)
+
+    async def restore(self, records: Sequence[Record]) -> int:
+        """Write aggregates as they were scanned, one after the other."""
+        written = [record.loaded.ref for record in records if await restore(self._write, record)]
+        self._hints.publish(written)
+        return len(written)
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

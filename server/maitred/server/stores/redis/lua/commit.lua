@@ -12,10 +12,10 @@ for number = 1, take_number() do
   appends[number] = take_append()
 end
 for number = 1, take_number() do
-  claims[number] = {space = take(), key = take(), owner = take(), expires = take()}
+  claims[number] = {name = take(), owner = take(), expires = take()}
 end
 for number = 1, take_number() do
-  releases[number] = {space = take(), key = take(), owner = take()}
+  releases[number] = {name = take(), owner = take()}
 end
 for number = 1, take_number() do
   rows[number] = {
@@ -49,23 +49,21 @@ for number, append in ipairs(appends) do
   end
 end
 
-local function name_of(claim)
-  return #claim.space .. ':' .. claim.space .. claim.key
+local function held_by(name, owner)
+  return #name .. ':' .. name .. owner
 end
 
 local given_up = {}
 for _, release in ipairs(releases) do
-  release.name = name_of(release)
-  given_up[release.name .. ':' .. release.owner] = true
+  given_up[held_by(release.name, release.owner)] = true
 end
 local now = claims[1] and sortable(now_us())
 for _, claim in ipairs(claims) do
-  claim.name = name_of(claim)
   local held = call('HMGET', claim_key(claim.name), 'o', 'e')
   local owner = held[1]
   if owner and owner ~= claim.owner and (held[2] == '' or held[2] > now)
-    and not given_up[claim.name .. ':' .. owner] then
-    return {'T', claim.space, claim.key, owner}
+    and not given_up[held_by(claim.name, owner)] then
+    return {'T', claim.name, owner}
   end
 end
 
@@ -84,6 +82,7 @@ for _, claim in ipairs(claims) do
     drop_claim(claim.name, held[1], held[2])
   end
   call('HSET', claim_key(claim.name), 'o', claim.owner, 'e', claim.expires)
+  call('ZADD', P .. 'claims', 0, claim.name)
   call('ZADD', P .. 'claims:' .. claim.owner, 0, claim.name)
   if claim.expires ~= '' then
     call('ZADD', P .. 'expiries', 0, claim.expires .. claim.name)

@@ -1,7 +1,8 @@
 -- Delete a piece of what a tombstone leaves behind. Answers "done", or how many of the owner's
 -- claims are to be passed over next time, because they are kept.
 
-local ref, kept_space, skip, size = take(), take(), take_number(), take_number()
+-- Names of claims that are kept begin with `kept`.
+local ref, kept, skip, size = take(), take(), take_number(), take_number()
 local tables = {}
 for number = 1, take_number() do
   tables[number] = take()
@@ -45,7 +46,6 @@ for _, tab in ipairs(tables) do
   end
 end
 
-local kept = #kept_space .. ':' .. kept_space
 local names = call('ZRANGE', P .. 'claims:' .. string.sub(ref, 4), skip, skip + size - 1)
 for _, name in ipairs(names) do
   if string.sub(name, 1, #kept) == kept then

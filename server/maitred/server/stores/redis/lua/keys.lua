@@ -3,7 +3,7 @@
 -- Every key begins with the prefix of the store, here P. A <ref> is the kind in two digits, ":" and
 -- the id. A time is 20 digits that sort as text: 10^19 + nanoseconds. Times never become numbers
 -- here, because a double holds 53 bits; versions and positions are counts, and fit. A claim's
--- <name> is the length of its space, ":", the space, and the key.
+-- <name> is its space, a zero byte, and the key: see codec.py, which alone makes and reads it.
 --
 -- | key                        | type   | holds                                                   |
 -- |----------------------------|--------|---------------------------------------------------------|
@@ -24,6 +24,7 @@
 -- | wake                       | zset   | alarm and <ref>, by text                                |
 -- | claim:<name>               | hash   | o: owner, e: time of expiry or empty                    |
 -- | claims:<owner>             | zset   | <name>, by text                                         |
+-- | claims                     | zset   | every <name>, by text                                   |
 -- | expiries                   | zset   | time of expiry and <name>, by text                      |
 -- | row:<table>:<key>          | hash   | p: position, r: <ref>, c: created, s: status, f: flag,   |
 -- |                            |        | b: body                                                 |
@@ -33,6 +34,7 @@
 -- | rows:<table>:r:<ref>       | zset   | the same, of one aggregate                              |
 -- | lease:<name>               | hash   | o: owner, t: token, e: microseconds of its end          |
 -- | forgetting                 | hash   | <ref> of a tombstone -> lowest version not yet deleted  |
+-- | staged:<token>             | list   | EVENTs of an aggregate that is being restored; expires  |
 -- | changed:<ref>              | channel| told of every commit; a hint                            |
 --
 -- HEAD. v: version, c: commit id, t: time, k: chain, b: body, w: wake time or empty, a: alarm or

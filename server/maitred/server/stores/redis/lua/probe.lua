@@ -14,4 +14,7 @@ call('DEL', key)
 local place = call('XADD', key, '*', 'f', '1')
 call('XDEL', key, place)
 call('DEL', key)
+call('RPUSH', key, '1')
+call('EXPIRE', key, 1)
+call('DEL', key)
 return 'C'

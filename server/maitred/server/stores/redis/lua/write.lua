@@ -130,32 +130,44 @@ local function set_alarm(ref, old, new)
   call('HSET', head_key(ref), 'a', new)
 end
 
-local function write_event(append)
-  local place = call('XADD', P .. 'feed', '*', 'r', append.ref, 'v', append.version)
-  call('HSET', log_key(append.ref), append.version, cmsgpack.pack({
-    place, append.commit, append.request, append.fingerprint, append.time, append.change,
-    append.facts, append.chain,
+local function log_event(ref, event)
+  local place = call('XADD', P .. 'feed', '*', 'r', ref, 'v', event.version)
+  call('HSET', log_key(ref), event.version, cmsgpack.pack({
+    place, event.commit, event.request, event.fingerprint, event.time, event.change,
+    event.facts, event.chain,
   }))
-  if append.personal then
-    call('HSET', personal_key(append.ref), append.version, append.personal)
+  if event.personal then
+    call('HSET', personal_key(ref), event.version, event.personal)
   end
-  if append.request ~= '' then
-    call('HSET', requests_key(append.ref), append.request, append.version)
+  if event.request ~= '' then
+    call('HSET', requests_key(ref), event.request, event.version)
   end
-  call('HSET', head_key(append.ref), 'v', append.version, 'c', append.commit, 't', append.time,
-    'k', append.chain, 'b', append.body, 'w', append.wake)
+end
+
+-- `head` holds what an append leads to.
+local function write_head(ref, head)
+  call('HSET', head_key(ref), 'v', head.version, 'c', head.commit, 't', head.time,
+    'k', head.chain, 'b', head.body, 'w', head.wake)
   -- A hint, which may be forbidden: that must not stop a commit half-way.
-  redis.pcall('PUBLISH', P .. 'changed:' .. append.ref, append.version)
+  redis.pcall('PUBLISH', P .. 'changed:' .. ref, head.version)
+end
+
+-- Give a new head its place in listings.
+local function place_head(ref)
+  local position = digits(call('HINCRBY', P .. 'meta', 'heads', 1))
+  call('HSET', head_key(ref), 'p', position)
+  call('ZADD', P .. 'refs', 0, ref)
+  return position
+end
+
+local function write_event(append)
+  log_event(append.ref, append)
+  write_head(append.ref, append)
 end
 
 local function write_append(append, head)
   write_event(append)
-  local position = head and head.position
-  if not head then
-    position = digits(call('HINCRBY', P .. 'meta', 'heads', 1))
-    call('HSET', head_key(append.ref), 'p', position)
-    call('ZADD', P .. 'refs', 0, append.ref)
-  end
+  local position = head and head.position or place_head(append.ref)
   if append.index then
     move_index(append, position, head and stored_index(append.ref), append.index)
     write_index(append.ref, append.index)
@@ -179,6 +191,7 @@ local function drop_row(tab, key)
 end
 
 local function drop_claim(name, owner, expires)
+  call('ZREM', P .. 'claims', name)
   call('ZREM', P .. 'claims:' .. owner, name)
   if expires ~= '' then
     call('ZREM', P .. 'expiries', expires .. name)
