@@ -25,7 +25,7 @@ from maitred.server.stores.base import (
 )
 from maitred.v1.event_pb2 import Event
 
-RESUBMIT_FIRST_S, RESUBMIT_MAX_S = 0.05, 2.0
+RESUBMIT_FIRST_S, RESUBMIT_MAX_S = 0.05, 0.5
 """Back-off between submissions of a commit whose outcome is unknown."""
 ANSWER_S = 5.0
 """How long a caller waits for an outcome that is unknown; finding it out goes on without it."""
@@ -89,11 +89,11 @@ class Committer:
                 return
             if isinstance(outcome, OutcomeUnknown) and not unknown:
                 unknown = True
+                log.warning("commit_outcome_unknown", ref=decided.ref.id)
                 loop.call_later(ANSWER_S, _give_answer, answer, outcome)
             if _is_open(outcome, unknown=unknown) and not self._closed:
                 # Whether it was applied is found out by submitting it again, never by reading;
                 # until then nobody may decide on this aggregate.
-                log.warning("commit_outcome_unknown", ref=decided.ref.id, retry_in_s=delay_s)
                 loop.call_later(delay_s, self._store.submit, decided.commit, done)
                 delay_s = min(delay_s * 2, RESUBMIT_MAX_S)
                 return

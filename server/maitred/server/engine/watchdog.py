@@ -34,6 +34,7 @@ class Watchdog:
         self.listeners: list[Listener] = []
         self.failure: StoreError | None = None
         """Why the store is away; None while it answers."""
+        self._refusal: StoreError | None = None
 
     def start(self) -> None:
         """Ask in the background."""
@@ -47,28 +48,34 @@ class Watchdog:
             self._task = None
 
     def check(self) -> None:
-        """Refuse at once what the store would refuse after a while. Raises: StoreError."""
-        if self.failure is not None:
-            raise type(self.failure)(str(self.failure))
+        """Refuse at once what a silent store would keep waiting. Raises: StoreError.
+
+        One that says itself that it cannot be reached says so quickly, and may be right again by
+        the next call: it is asked.
+        """
+        if self._refusal is not None:
+            raise type(self._refusal)(str(self._refusal))
 
     async def _run(self) -> None:
         failures = 0
         while True:
-            error = await self._ask()
+            silent, error = await self._ask()
             failures = 0 if error is None else failures + 1
             if error is None or failures >= FAILURES or isinstance(error, SchemaTooNew):
+                self._refusal = error if silent or isinstance(error, SchemaTooNew) else None
                 self._set(error)
             await asyncio.sleep(EVERY_S if error is None else AGAIN_S)
 
-    async def _ask(self) -> StoreError | None:
+    async def _ask(self) -> tuple[bool, StoreError | None]:
+        """Put the question; answers whether the store kept silent, and what is wrong with it."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._store.feed_end()
         except TimeoutError:
-            return StoreUnavailable(f"the store did not answer within {ANSWER_S:g} s")
+            return True, StoreUnavailable(f"the store did not answer within {ANSWER_S:g} s")
         except StoreError as error:
-            return error
-        return None
+            return False, error
+        return False, None
 
     def _set(self, failure: StoreError | None) -> None:
         before, self.failure = self.failure, failure
