@@ -20,6 +20,7 @@ from maitred.server.config import Settings
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
+from maitred.server.errors import LockTimeout
 from maitred.server.stores import create_store
 from maitred.server.stores.base import OutcomeUnknown, StoreUnavailable
 
@@ -66,7 +67,7 @@ async def test_connections_that_are_cut_lose_and_double_no_turn(
                 try:
                     await pair[(number + at) % 2].execute(command, AGENT)
                     break
-                except (StoreUnavailable, OutcomeUnknown):
+                except (StoreUnavailable, OutcomeUnknown, LockTimeout):
                     await asyncio.sleep(0.01)
 
     async def cut() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from maitred.server.stores.base import (
@@ -11,12 +10,10 @@ from maitred.server.stores.base import (
     ClaimTaken,
     Commit,
     Committed,
-    Conflict,
-    CorruptData,
     Outcome,
-    Replayed,
     StoreError,
 )
+from maitred.server.stores.outcomes import conflict, replay
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,24 +54,6 @@ def is_applied(append: Append, head: Found | None) -> bool:
     return head is not None and head.mine == append.commit_id
 
 
-def replay(append: Append, head: Found | None) -> Replayed | None:
-    """Return the outcome of a request that the log already holds."""
-    if head is None or head.request_version is None or head.request_fingerprint is None:
-        return None
-    if head.tombstone and head.request_version != head.version:
-        return None
-    return Replayed(append.ref, head.request_version, head.request_fingerprint)
-
-
-def conflict(append: Append, head: Found | None) -> Conflict | None:
-    """Return the outcome of an append that was decided on another version."""
-    if head is None:
-        return None if append.base == 0 else Conflict(append.ref, 0, b"")
-    if head.version == append.base and not head.tombstone:
-        return None
-    return Conflict(append.ref, head.version, head.commit_id)
-
-
 def decide(
     commit: Commit, heads: list[Found | None], keys: Mapping[tuple[str, str], Held]
 ) -> Outcome | None:
@@ -103,18 +82,3 @@ def _taken(
     if (claim.space, claim.key, held.owner) in given_up:
         return None
     return ClaimTaken(claim.space, claim.key, held.owner)
-
-
-def encode_labels(labels: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the text that a head keeps of its labels."""
-    return json.dumps(labels, ensure_ascii=False) if labels else None
-
-
-def decode_labels(text: str | None) -> tuple[tuple[str, str], ...]:
-    """Return the labels in the order in which they were given. Raises: CorruptData."""
-    if text is None:
-        return ()
-    try:
-        return tuple((name, value) for name, value in json.loads(text))
-    except ValueError as error:
-        raise CorruptData(f"stored labels are damaged: {text[:60]!r}") from error

@@ -19,8 +19,8 @@ from maitred.server.stores.base import (
     StoredEvent,
     Table,
 )
+from maitred.server.stores.outcomes import decode_labels
 from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
-from maitred.server.stores.postgres.decide import decode_labels
 from maitred.server.stores.postgres.feed import LANES, Cursor, encode_cursor
 from maitred.server.stores.postgres.listing import heads_query, rows_query
 from maitred.server.stores.postgres.sql import SQL

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from maitred.server.stores.outcomes import encode_labels
 from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
-from maitred.server.stores.postgres.decide import encode_labels
 from maitred.server.stores.postgres.jobs import patiently
 from maitred.server.stores.postgres.reader import read_versions
 from maitred.server.stores.postgres.writes import Statement, counted, label_columns

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maitred.server.stores.base import Append, Claim, Commit, Index, Ref, Row, Table
+from maitred.server.stores.outcomes import decode_labels, encode_labels
 from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
-from maitred.server.stores.postgres.decide import Found, Held, decode_labels, encode_labels
+from maitred.server.stores.postgres.decide import Found, Held
 from maitred.server.stores.postgres.sql import SQL
 
 if TYPE_CHECKING:

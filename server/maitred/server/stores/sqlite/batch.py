@@ -9,20 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from maitred.server.stores.base import Append, Commit, Index, Outcome, Ref, StoreError
+from maitred.server.stores.outcomes import conflict, decode_labels, encode_labels, replay
 from maitred.server.stores.sqlite.decide import (
     COMMITTED,
     REFUSALS,
     Found,
     RowsDisagree,
     claim_taken,
-    conflict,
-    decode_labels,
-    encode_labels,
     find,
     is_applied,
     other_outcome,
     refusal,
-    replay,
 )
 from maitred.server.stores.sqlite.sql import SQL
 

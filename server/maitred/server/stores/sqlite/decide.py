@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from typing import NamedTuple
 
@@ -12,12 +11,11 @@ from maitred.server.stores.base import (
     ClaimTaken,
     Commit,
     Committed,
-    Conflict,
     CorruptData,
     Outcome,
-    Replayed,
     StoreError,
 )
+from maitred.server.stores.outcomes import conflict, replay
 from maitred.server.stores.sqlite.sql import SQL
 
 COMMITTED = Committed()
@@ -100,24 +98,6 @@ def is_applied(cursor: sqlite3.Cursor, append: Append, head: Found) -> bool:
     return bool(row == same)
 
 
-def replay(append: Append, head: Found | None) -> Replayed | None:
-    """Return the outcome of a request that the log already holds."""
-    if head is None or head.request_version is None or head.request_fingerprint is None:
-        return None
-    if head.tombstone and head.request_version != head.version:
-        return None
-    return Replayed(append.ref, head.request_version, head.request_fingerprint)
-
-
-def conflict(append: Append, head: Found | None) -> Conflict | None:
-    """Return the outcome of an append that was decided on another version."""
-    if head is None:
-        return None if append.base == 0 else Conflict(append.ref, 0, b"")
-    if head.version == append.base and not head.tombstone:
-        return None
-    return Conflict(append.ref, head.version, head.commit_id)
-
-
 def claim_taken(cursor: sqlite3.Cursor, commit: Commit, now_ns: int) -> ClaimTaken | None:
     """Return the outcome of a claim that somebody else holds and does not give up."""
     if not commit.claims:
@@ -136,18 +116,3 @@ def claim_owner(cursor: sqlite3.Cursor, claim: Claim, now_ns: int) -> str | None
     if row is None or (row[1] is not None and row[1] <= now_ns):
         return None
     return str(row[0])
-
-
-def encode_labels(labels: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the text that a head keeps of its labels."""
-    return json.dumps(labels, ensure_ascii=False) if labels else None
-
-
-def decode_labels(text: str | None) -> tuple[tuple[str, str], ...]:
-    """Return the labels in the order in which they were given. Raises: CorruptData."""
-    if text is None:
-        return ()
-    try:
-        return tuple((name, value) for name, value in json.loads(text))
-    except ValueError as error:
-        raise CorruptData(f"stored labels are damaged: {text[:60]!r}") from error

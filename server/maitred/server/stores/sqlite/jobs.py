@@ -24,15 +24,13 @@ from maitred.server.stores.base import (
     Ref,
     Table,
 )
+from maitred.server.stores.outcomes import conflict, encode_labels, replay
 from maitred.server.stores.sqlite.batch import append_event, write_index, write_labels
 from maitred.server.stores.sqlite.decide import (
     COMMITTED,
     RowsDisagree,
-    conflict,
-    encode_labels,
     find,
     is_applied,
-    replay,
 )
 from maitred.server.stores.sqlite.sql import SQL
 

@@ -21,8 +21,8 @@ from maitred.server.stores.base import (
     StoreUnavailable,
     Table,
 )
+from maitred.server.stores.outcomes import decode_labels
 from maitred.server.stores.sqlite.connection import translate
-from maitred.server.stores.sqlite.decide import decode_labels
 from maitred.server.stores.sqlite.listing import heads_query, rows_query
 from maitred.server.stores.sqlite.sql import SQL
 
