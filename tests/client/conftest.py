@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from tests.support.proxy import Proxy
 from tests.support.shared import Shared
 
 from maitred.client import AsyncClient, Menu, MenuItem, Money
 from maitred.server.app.server import Server
 from maitred.server.stores.base import StoreInfo
 from maitred.server.stores.memory import MemoryStore
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.servers import running_server
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.proxy import Proxy
 
 from maitred.client import (
     AsyncClient,
@@ -25,6 +24,7 @@ from maitred.client._channel import channel_options, channels_of, targets_of
 from maitred.client._methods import CALLS
 from maitred.server.app.server import Server
 from maitred.server.config import Settings
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.servers import running_server
 
 

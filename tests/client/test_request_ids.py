@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.proxy import Proxy
-
 from maitred.client import AsyncClient
 from maitred.client._request_ids import RandomIds, TurnIds
 from maitred.server.app.server import Server
+from maitred.server.testing.proxy import Proxy
 from maitred.v1.order_pb2 import AddItemRequest, PlaceOrderRequest
 
 

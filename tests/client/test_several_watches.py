@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.client.conftest import House
-from tests.support.proxy import Proxy
 
 from maitred.client import AsyncClient, Client, SessionEvent, SessionHandle
+from maitred.server.testing.proxy import Proxy
 
 
 def short_lives(seed: int) -> Iterator[int]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from tests.support.proxy import Proxy
 
 from maitred.client import (
     AsyncClient,
@@ -24,6 +23,7 @@ from maitred.client import (
     WatchMode,
 )
 from maitred.server.app.server import Server
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.servers import running_server
 
 TOPICS = itertools.count()

@@ -12,7 +12,6 @@ from typing import Any
 import psycopg
 import pytest
 from tests.support.postgres import PostgresServer, gate, running_postgres
-from tests.support.proxy import Proxy
 
 from maitred.server.stores.base import (
     Append,
@@ -29,6 +28,7 @@ from maitred.server.stores.base import (
 )
 from maitred.server.stores.postgres import PostgresStore
 from maitred.server.stores.postgres.errors import is_lost
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.samples import new_append, new_claim, new_commit, new_ref, put, start
 
 Opener = Callable[..., Awaitable[PostgresStore]]

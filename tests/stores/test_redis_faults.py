@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, opened_redis
 
 from maitred.server.stores.base import (
@@ -28,6 +27,7 @@ from maitred.server.stores.base import (
     Table,
 )
 from maitred.server.stores.redis import RedisStore, gateway
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.samples import new_append, new_commit, new_ref, new_row, put, start
 
 
@@ -147,6 +147,28 @@ async def test_connections_cut_under_load_double_nothing(own_redis: RedisServer,
             events = await witness.events(ref, 0, 999)
             assert [event.version for event in events] == list(range(1, 61))
         assert len(await witness.feed(b"", 9999)) == 8 * 60
+
+
+def test_a_transport_that_uvloop_has_closed_is_a_lost_connection(own_redis: RedisServer) -> None:
+    """uvloop, which servers run on, has an error of its own for it; the store works on."""
+    uvloop = pytest.importorskip("uvloop", reason="not on Windows")
+    ref = new_ref()
+
+    async def close_and_go_on() -> None:
+        async with opened_redis(own_redis.url()) as store:
+            assert await put(store, new_commit(ref, 0)) == Committed()
+            # The driver does not know of it yet, as where Redis ends in this very moment.
+            assert store._writer is not None
+            connections: list[Any] = [*store._gateway._pool._available_connections]
+            connections.append(store._writer._connection)
+            for connection in connections:
+                connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            assert await store.versions([ref]) == {ref: 1}
+            assert await settle(store, new_commit(ref, 1)) == Committed()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(close_and_go_on())
 
 
 async def test_a_cancelled_read_leaves_no_answer_for_the_next(own_redis: RedisServer) -> None:

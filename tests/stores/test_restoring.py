@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import NamedTuple
 
 import pytest
-from tests.support.proxy import Proxy
 from tests.support.redis import RedisServer, opened_redis
 
 from maitred.server.stores import create_store
@@ -31,6 +30,7 @@ from maitred.server.stores.base import (
 from maitred.server.stores.memory import MemoryStore
 from maitred.server.stores.redis.restore import STAGED_S, restore
 from maitred.server.testing.contract_copy import scanned
+from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.samples import new_append, new_claim, new_commit, new_ref, put, start
 
 LONG = 2600

@@ -179,6 +179,17 @@ async def lease(connection: Connection, name: str, owner: str, ttl_s: float) -> 
     return Lease(name, owner, *rows[0]) if rows else None
 
 
+async def confirm(connection: Connection, lanes: Sequence[int]) -> dict[int, None]:
+    """Wait until everything that is visible is as durable as what is acknowledged.
+
+    PostgreSQL shows a commit that no standby has, where its wait for one was cut short: by the end
+    of its backend, or a crash of the primary. What is committed after it waits for both.
+    """
+    for lane in lanes:
+        await _changed(connection, "confirm", {"lane": lane})
+    return {}
+
+
 async def end_lease(connection: Connection, name: str, owner: str) -> None:
     """Let a lease of one's own end now."""
     await connection.execute(SQL["end_lease"], {"name": name, "owner": owner})

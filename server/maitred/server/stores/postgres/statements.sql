@@ -262,6 +262,10 @@ LEFT JOIN maitred.events e
     ON e.request_id = t.request_id AND e.kind + 0 = t.kind AND e.id || '' = t.id
        AND (NOT a.tombstone OR e.version = a.version)
 
+-- name: confirm
+-- Change nothing, and commit that.
+UPDATE maitred.lanes SET position = position WHERE lane = %(lane)s
+
 -- name: versions
 -- The versions of those that exist.
 SELECT t.n, a.version

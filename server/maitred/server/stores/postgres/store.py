@@ -101,6 +101,7 @@ class PostgresStore:
         self._house: Housekeeping | None = None
         self._heads = Combiner(self._read_heads)
         self._versions = Combiner(self._read_versions)
+        self._confirmed = Combiner(self._confirm)
 
     # ---------------------------------------------------------------- opening
 
@@ -228,9 +229,15 @@ class PostgresStore:
         return await self._reading().run(partial(reader.read_versions, refs=refs))
 
     async def load(self, ref: Ref, request_id: bytes | None = None) -> Loaded | None:
-        """Read the head and the event of `request_id`."""
+        """Read the head and the event of `request_id`; a replay is durable before it is told."""
         self._reading()
-        return await self._heads.get((ref, request_id))
+        found = await self._heads.get((ref, request_id))
+        if found is not None and found.request_event is not None:
+            await self._confirmed.get(self._keeping().lane)
+        return found
+
+    async def _confirm(self, lanes: Sequence[int]) -> Mapping[int, None]:
+        return await self._reading().run(partial(jobs.confirm, lanes=lanes))
 
     async def versions(self, refs: Iterable[Ref]) -> dict[Ref, int]:
         """Read the versions of those that exist."""

@@ -141,7 +141,7 @@ class Writer:
                 batch = self._inbox.take_batch()
                 company = len(batch)
                 began = time.monotonic()
-                answers = await self._apply([entry[0] for entry in batch])
+                answers = await self._attempt([entry[0] for entry in batch])
                 STORE_BATCH_SECONDS.observe(time.monotonic() - began)
                 self._finish(batch, answers)
                 batch = []
@@ -158,6 +158,15 @@ class Writer:
                 entry = self._inbox.take_one()
                 if not isinstance(entry, Job):
                     self._answer(entry[1], StoreUnavailable("the store is closed"))
+
+    async def _attempt(self, commits: Sequence[Commit]) -> list[Answer]:
+        """Apply a batch; whatever goes wrong must not end the one task that commits."""
+        try:
+            return await self._apply(commits)
+        except Exception:  # noqa: BLE001  # logged, and said to be unknown, which is never wrong
+            _log.exception("committing failed in a way that nobody foresaw")
+            await self._drop()
+            return [OutcomeUnknown("committing failed")] * len(commits)
 
     async def _apply(self, commits: Sequence[Commit]) -> list[Answer]:
         """Apply a batch, again if others were in its way, one by one if one spoils the others."""

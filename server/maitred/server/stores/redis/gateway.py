@@ -51,8 +51,11 @@ WAIT_S: Final = 3.0
 
 _EPOCH_BYTES: Final = 16
 
-LOST: Final = (Disconnected, TimedOut, OSError)
-"""The connection is gone: whether what was sent has happened is not known."""
+LOST: Final = (Disconnected, TimedOut, OSError, RuntimeError)
+"""The connection is gone: whether what was sent has happened is not known.
+
+A RuntimeError is what uvloop says of a transport that has closed meanwhile.
+"""
 
 _CLASSES: Final[dict[type[RedisError], str]] = {
     BusyLoadingError: "LOADING",

@@ -148,7 +148,7 @@ class Writer:
             while await self._gather():
                 batch = self._take()
                 began = time.monotonic()
-                answers = await self._write(batch)
+                answers = await self._attempt(batch)
                 STORE_BATCH_SECONDS.observe(time.monotonic() - began)
                 self._finish(batch, answers)
                 batch = []
@@ -189,6 +189,15 @@ class Writer:
             batch.append(self._queue.popleft())
             self._bytes -= len(batch[-1].payload)
         return batch
+
+    async def _attempt(self, batch: list[Submission]) -> list[Answer]:
+        """Write a batch; whatever goes wrong must not end the one task that commits."""
+        try:
+            return await self._write(batch)
+        except Exception:  # noqa: BLE001  # logged, and said to be unknown, which is never wrong
+            _log.exception("committing failed in a way that nobody foresaw")
+            await self._disconnect()
+            return [OutcomeUnknown("committing failed")] * len(batch)
 
     async def _write(self, batch: list[Submission]) -> list[Answer]:
         if self._connection is None or not self._connection.is_connected:

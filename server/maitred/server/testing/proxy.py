@@ -18,8 +18,7 @@ class Proxy:
     """
 
     def __init__(self, upstream: str, lives: Iterator[int] | None = None) -> None:
-        host, _, port = upstream.rpartition(":")
-        self._upstream = (host.strip("[]"), int(port))
+        self._upstream = _parse(upstream)
         self._lives = iter(()) if lives is None else lives
         self._links: set[_Link] = set()
         self._accepting: set[asyncio.Task[None]] = set()
@@ -42,6 +41,10 @@ class Proxy:
         """What a client connects to."""
         assert self._server is not None
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def redirect(self, upstream: str) -> None:
+        """Send connections that are made from now on elsewhere."""
+        self._upstream = _parse(upstream)
 
     def cut(self) -> None:
         """Cut every open connection, without a goodbye."""
@@ -157,3 +160,8 @@ class _Link:
             await asyncio.sleep(self._proxy.delay)
         to.write(piece)
         await to.drain()
+
+
+def _parse(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
