@@ -187,7 +187,8 @@ async def test_a_commit_that_stays_unknown_holds_up_its_own_session_only(rig: Ri
     """Nobody decides on a session whose last commit is unknown; others go on, and it recovers."""
     stuck, other = await new_guest(rig.wire), await new_guest(rig.wire)
     request = turn(stuck, "once", request_id="once")
-    rig.store.fail_writes(Fault.APPLIED_LATE, Fault.UNKNOWN_ABSENT, Fault.UNKNOWN_ABSENT)
+    # With every try the pause gets longer: together they outlast the slowest machine.
+    rig.store.fail_writes(Fault.APPLIED_LATE, *[Fault.UNKNOWN_ABSENT] * 6)
     given_up = await rig.wire.fails("ConversationService/RecordTurn", request, timeout=0.02)
     shown = await session(rig.wire, stuck)
     held = rig.server.engine.locks.held(session_ref(stuck))

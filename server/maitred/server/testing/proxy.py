@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Self
 
 _CHUNK = 65536
+_TURNS = 5
 
 
 class Proxy:
@@ -60,27 +61,31 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self.refuse = True
+        # What the loop has accepted already takes a few turns until it is in our hands.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         running = list(self._accepting)
         for link in tuple(self._links):
             link.cut()
         await asyncio.gather(*running, return_exceptions=True)
-        # An aborted transport closes its socket in the next turn of the loop.
-        await asyncio.sleep(0)
+        # An aborted transport closes its socket in a later turn of the loop.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     def _is_closed(self) -> bool:
         # Asked anew after an await: of the attribute, mypy keeps what it learned before.
         return self.refuse
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._carry(reader, writer))
         self._accepting.add(task)
-        try:
-            await self._carry(reader, writer)
-        finally:
-            # However it ended, also by the end of the loop: nothing else would close the socket.
+
+        def done(_task: asyncio.Task[None]) -> None:
+            # However it ended, also before it began: nothing else would close the socket.
             writer.transport.abort()
             self._accepting.discard(task)
+
+        task.add_done_callback(done)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuse:
