@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks import (
     cases_calls,
+    cases_engines,
     cases_growth,
     cases_payments,
     cases_size,
@@ -33,9 +34,10 @@ CASES: dict[str, Callable[[Context], None]] = {
     "growth": cases_growth.run,
     "size": cases_size.run,
     "payments": cases_payments.run,
+    "engines": cases_engines.run,
 }
 
-QUICK = ["calls", "payments"]
+QUICK = ["calls", "payments", "engines"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +90,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Benchmarks of maitred.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
     parser.add_argument(
-        "--quick", action="store_true", help="shorter; unless told, calls and payments only"
+        "--quick", action="store_true", help="shorter; unless told, without watch, growth, size"
     )
     parser.add_argument(
         "--only", action="append", choices=list(CASES), help="these cases; may be repeated"

@@ -105,10 +105,10 @@ class ServerProcess:
         self.stop()
 
 
-class Maitred(ServerProcess):
-    """`maitred serve` with its defaults, on a port that was free a moment ago."""
+class MaitredAt(ServerProcess):
+    """`maitred serve` with its defaults on any store, on a port that was free a moment ago."""
 
-    def __init__(self, data: Path, log: Path, *options: str) -> None:
+    def __init__(self, url: str, log: Path, *options: str) -> None:
         port = free_port()
         super().__init__(
             "maitred",
@@ -118,12 +118,11 @@ class Maitred(ServerProcess):
                 "maitred.server",
                 "serve",
                 *("--listen", f"127.0.0.1:{port}"),
-                *("--data", f"sqlite:{data}"),
+                *("--data", url),
                 *options,
             ],
             log,
         )
-        self.data = data
         self.target = f"127.0.0.1:{port}"
 
     def _wait(self) -> None:
@@ -141,6 +140,14 @@ class Maitred(ServerProcess):
             if _is_serving(self.target):
                 return
         raise self._failed()
+
+
+class Maitred(MaitredAt):
+    """The same on a SQLite file."""
+
+    def __init__(self, data: Path, log: Path, *options: str) -> None:
+        super().__init__(f"sqlite:{data}", log, *options)
+        self.data = data
 
     def size(self) -> int:
         """Bytes on disk; to be asked once it is stopped, because stopping checkpoints."""
