@@ -62,14 +62,14 @@ class Proxy:
         self._server.close()
         self.refuse = True
         # What the loop has accepted already takes a few turns until it is in our hands.
-        for _ in range(_TURNS):
+        for _turn in range(_TURNS):
             await asyncio.sleep(0)
         running = list(self._accepting)
         for link in tuple(self._links):
             link.cut()
         await asyncio.gather(*running, return_exceptions=True)
         # An aborted transport closes its socket in a later turn of the loop.
-        for _ in range(_TURNS):
+        for _turn in range(_TURNS):
             await asyncio.sleep(0)
 
     def _is_closed(self) -> bool:
