@@ -44,16 +44,23 @@ class Combiner(Generic[K, V]):
         return await asyncio.shield(answer)
 
     async def _run(self) -> None:
-        while self._waiting:
-            keys = list(self._waiting)[:MOST_KEYS]
-            asked = {key: self._waiting.pop(key) for key in keys}
-            try:
-                await self._answer(asked)
-            finally:
-                for answer in asked.values():
-                    if not answer.done():
-                        answer.set_exception(StoreUnavailable("the read was given up"))
-                        answer.exception()
+        try:
+            while self._waiting:
+                keys = list(self._waiting)[:MOST_KEYS]
+                asked = {key: self._waiting.pop(key) for key in keys}
+                try:
+                    await self._answer(asked)
+                finally:
+                    for answer in asked.values():
+                        if not answer.done():
+                            answer.set_exception(StoreUnavailable("the read was given up"))
+                            answer.exception()
+        finally:
+            # Now, not by the callback a turn of the loop later: who asks in between would wait for
+            # a task that has ended.
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
 
     async def _answer(self, asked: dict[K, asyncio.Future[V | None]]) -> None:
         try:
