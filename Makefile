@@ -65,7 +65,7 @@ demo: $(STAMP) ## A guest orders, tips and pays against a server started for it
 bench: $(STAMP) ## Benchmarks, side by side (JSON=FILE keeps the numbers)
 	$(BENCH) $(ARGS)
 
-bench-quick: $(STAMP) ## The same, in about two minutes
+bench-quick: $(STAMP) ## The same, in about four minutes
 	$(BENCH) --quick $(ARGS)
 
 campaign: $(STAMP) ## Fault campaign: kill, cut and repeat, then count what was lost
