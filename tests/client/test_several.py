@@ -210,7 +210,9 @@ async def test_the_blocking_client_goes_on_elsewhere(house: House) -> None:
 
     assert state is not None
     assert state.version == 3
-    assert {each.name for each in set(threading.enumerate()) - threads} <= {"asyncio_0"}
+    # The executor of the test's own loop may have grown.
+    left = {each.name for each in set(threading.enumerate()) - threads}
+    assert not {name for name in left if not name.startswith("asyncio_")}
 
 
 async def test_a_blocking_call_outlasts_an_outage_of_all(house: House) -> None:

@@ -99,6 +99,8 @@ async def _available(store: PostgresStore) -> None:
 
 async def _check(store: PostgresStore, acknowledged: dict[Ref, list[Append]]) -> None:
     """Every acknowledged append is in its log, once; nothing else is; heads and feed agree."""
+    # After a connection that failed the store refuses for a moment.
+    await _available(store)
     feed: Counter[tuple[Ref, int]] = Counter()
     after = b""
     while page := await store.feed(after, 500):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Self
@@ -22,8 +23,8 @@ class Proxy:
         self._upstream = _parse(upstream)
         self._lives = iter(()) if lives is None else lives
         self._links: set[_Link] = set()
-        self._accepting: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
         self.delay = 0.0
         """Seconds that every piece waits before it goes on, in either direction."""
         self.drop_replies = False
@@ -40,8 +41,8 @@ class Proxy:
     @property
     def address(self) -> str:
         """What a client connects to."""
-        assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        assert self._listener is not None
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def redirect(self, upstream: str) -> None:
         """Send connections that are made from now on elsewhere."""
@@ -54,57 +55,60 @@ class Proxy:
             link.cut()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.refuse = True
-        # What the loop has accepted already takes a few turns until it is in our hands.
-        for _turn in range(_TURNS):
-            await asyncio.sleep(0)
-        running = list(self._accepting)
-        for link in tuple(self._links):
-            link.cut()
-        await asyncio.gather(*running, return_exceptions=True)
+        assert self._listener is not None
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        carrying = list(self._carrying)
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
         # An aborted transport closes its socket in a later turn of the loop.
         for _turn in range(_TURNS):
             await asyncio.sleep(0)
 
-    def _is_closed(self) -> bool:
-        # Asked anew after an await: of the attribute, mypy keeps what it learned before.
-        return self.refuse
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._carry(reader, writer))
-        self._accepting.add(task)
+    def _accept(self, listener: socket.socket) -> None:
+        # Not asyncio's server: on Python 3.11 one that closes forgets, without closing them, the
+        # connections that it accepted in the same turn of the loop.
+        try:
+            near, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        # asyncio does this only where it knows the protocol, which an accepted socket hides.
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.create_task(self._carry(near))
+        self._carrying.add(task)
 
         def done(_task: asyncio.Task[None]) -> None:
-            # However it ended, also before it began: nothing else would close the socket.
-            writer.transport.abort()
-            self._accepting.discard(task)
+            # However it ended, also before it began.
+            near.close()
+            self._carrying.discard(task)
 
         task.add_done_callback(done)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, near: socket.socket) -> None:
         if self.refuse:
             return
         self.accepted += 1
+        near_reader, near_writer = await asyncio.open_connection(sock=near)
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._upstream)
         except OSError:
             return
-        if self._is_closed():
-            # The proxy was closed while this connection was being made.
-            far_writer.transport.abort()
-            return
-        link = _Link(self, writer, far_writer, next(self._lives, None))
-        self._links.add(link)
-        try:
-            await link.run(reader, far_reader)
+        else:
+            link = _Link(self, near_writer, far_writer, next(self._lives, None))
+            self._links.add(link)
+            try:
+                await link.run(near_reader, far_reader)
+            finally:
+                self._links.discard(link)
         finally:
-            self._links.discard(link)
+            near_writer.transport.abort()
 
 
 class _Link:
