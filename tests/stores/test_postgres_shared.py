@@ -477,12 +477,14 @@ async def test_an_older_server_works_on_a_schema_that_still_suits_it(
         found = await prepare(connection, clock_ns=time.time_ns, max_skew_s=1, migrations=steps)
         assert found.schema == newest + 1
         assert (await opened()) is not old
+        await old.check()
         steps.append(contract)
         await prepare(connection, clock_ns=time.time_ns, max_skew_s=1, migrations=steps)
 
     assert await put(old, new_commit(new_ref(), 0)) == Committed()
-    with pytest.raises(SchemaTooNew, match=f"needs a maitred that knows schema {newest + 1}"):
-        await opened()
+    for refused in (old.check, opened):
+        with pytest.raises(SchemaTooNew, match=f"needs a maitred that knows schema {newest + 1}"):
+            await refused()
 
 
 @pytest.mark.parametrize("skew_s", [-5, 5])

@@ -98,6 +98,15 @@ async def test_a_newer_schema_is_refused(own_redis: RedisServer) -> None:
     assert await own_redis.ask("HKEYS", "maitred:meta") == [b"schema"]
 
 
+async def test_a_newer_schema_is_noticed_while_running(own_redis: RedisServer) -> None:
+    """A server that was outgrown finds out when it asks."""
+    async with opened_redis(own_redis.url()) as store:
+        await store.check()
+        await own_redis.ask("HSET", "maitred:meta", "schema", "999")
+        with pytest.raises(SchemaTooNew, match="schema 999"):
+            await store.check()
+
+
 async def test_damage_is_never_read_as_absence(own_redis: RedisServer) -> None:
     """An event, a part of a head, or a key of another type raise."""
     async with opened_redis(own_redis.url()) as store:

@@ -70,7 +70,7 @@ class Watchdog:
         """Put the question; answers whether the store kept silent, and what is wrong with it."""
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._store.feed_end()
+                await self._store.check()
         except TimeoutError:
             return True, StoreUnavailable(f"the store did not answer within {ANSWER_S:g} s")
         except StoreError as error:

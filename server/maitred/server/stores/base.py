@@ -49,6 +49,13 @@ class Store(Protocol):
         Raises: StoreLocked, SchemaTooNew, StoreUnavailable, CorruptData.
         """
 
+    async def check(self) -> None:
+        """Ask whether the store answers and is still for this version of maitred.
+
+        Raises: SchemaTooNew, where a newer server has meanwhile taken away what this one needs;
+        StoreUnavailable.
+        """
+
     async def close(self) -> None:
         """Commit what is queued, then close. Later calls answer StoreUnavailable."""
 

@@ -85,6 +85,10 @@ class MemoryStore:
             backup=False,
         )
 
+    async def check(self) -> None:
+        """Answer that the store is open."""
+        self._check_open()
+
     async def close(self) -> None:
         """Commit what is queued, then close."""
         if self._open:

@@ -153,6 +153,7 @@ class WriteContract(ContractBase):
 
     async def test_a_closed_store_answers_unavailable(self, store: Store) -> None:
         """After `close` nothing is applied and nothing is read."""
+        await store.check()
         await store.close()
         answer = await put(store, new_commit(new_ref(), 0))
 
@@ -161,6 +162,8 @@ class WriteContract(ContractBase):
             await store.load(new_ref())
         with pytest.raises(StoreUnavailable):
             await store.events(new_ref(), 0, 10)
+        with pytest.raises(StoreUnavailable):
+            await store.check()
 
     async def test_create_over_an_existing_aggregate_conflicts(self, store: Store) -> None:
         """A new aggregate must not exist; the conflict shows what is there."""

@@ -184,6 +184,10 @@ class FaultyStore:
         """Open the inner store."""
         return await self.inner.open()
 
+    async def check(self) -> None:
+        """Delegate."""
+        await self.inner.check()
+
     async def close(self) -> None:
         """Close the inner store, after the answers that are still on their way."""
         if self._tasks:

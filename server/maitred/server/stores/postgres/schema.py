@@ -6,7 +6,8 @@ repeated, because not every relative of PostgreSQL undoes a half-run one.
 
 Servers of two versions work side by side while one replaces the other: a migration first only adds
 (its minimum stays), and what nobody uses any more is removed by a later one, whose minimum is the
-migration that made it superfluous. A server that is below the minimum refuses to start.
+migration that made it superfluous. A server that is below the minimum refuses to start; one that
+runs asks now and then (`Store.check`), and serves no more.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from maitred.server.stores.postgres.reader import fetch
 from maitred.server.stores.postgres.sql import SQL, Migration, load_migrations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from maitred.server.stores.postgres.connection import Connection
 
@@ -69,13 +70,13 @@ async def prepare(
     engine = await _recognise(connection)
     await _check_clock(connection, clock_ns, max_skew_s)
     meta = await _read_meta(connection)
-    _check_minimum(meta, steps)
+    check_minimum(meta, steps[-1].number)
     if int(meta.get("schema", 0)) < steps[-1].number or "epoch" not in meta:
         await _patiently(connection, lambda: _begin(connection))
         for step in steps:
             await _patiently(connection, lambda step=step: _migrate(connection, step))  # type: ignore[misc]  # mypy wants no default in a lambda
         meta = await _read_meta(connection)
-        _check_minimum(meta, steps)
+        check_minimum(meta, steps[-1].number)
     try:
         return Prepared(engine, bytes.fromhex(meta["epoch"]), int(meta["schema"]))
     except (KeyError, ValueError) as error:
@@ -131,11 +132,17 @@ async def _check_clock(
 async def _read_meta(connection: Connection) -> dict[str, str]:
     if (await fetch(connection, SQL["meta_exists"]))[0][0] == 0:
         return {}
+    return await read_meta(connection)
+
+
+async def read_meta(connection: Connection) -> dict[str, str]:
+    """Read all values of the database itself; the table is there."""
     return {str(name): str(value) for name, value in await fetch(connection, SQL["read_meta"])}
 
 
-def _check_minimum(meta: dict[str, str], steps: Sequence[Migration]) -> None:
-    newest, minimum = steps[-1].number, int(meta.get("minimum server", 0))
+def check_minimum(meta: Mapping[str, str], newest: int) -> None:
+    """Refuse a database that needs a server which knows more than this. Raises: SchemaTooNew."""
+    minimum = int(meta.get("minimum server", 0))
     if minimum > newest:
         raise SchemaTooNew(
             f"the database has schema {meta.get('schema')}, which needs a maitred that knows"

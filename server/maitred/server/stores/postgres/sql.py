@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib import resources
 from typing import Final, NamedTuple
 
@@ -41,6 +42,7 @@ def _statements() -> dict[str, bytes]:
     return found
 
 
+@cache
 def load_migrations() -> tuple[Migration, ...]:
     """Read the migrations that ship with this version, in order."""
     files = sorted(

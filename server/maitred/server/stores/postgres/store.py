@@ -46,7 +46,8 @@ from maitred.server.stores.postgres.connection import (
 from maitred.server.stores.postgres.errors import translate
 from maitred.server.stores.postgres.feed import decode_cursor, encode_cursor
 from maitred.server.stores.postgres.housekeeping import Housekeeping
-from maitred.server.stores.postgres.schema import Prepared, prepare
+from maitred.server.stores.postgres.schema import Prepared, check_minimum, prepare, read_meta
+from maitred.server.stores.postgres.sql import load_migrations
 from maitred.server.stores.postgres.wakeups import Wakeups
 from maitred.server.stores.postgres.writer import Writer
 
@@ -165,6 +166,10 @@ class PostgresStore:
             linearizable=True,
             backup=False,
         )
+
+    async def check(self) -> None:
+        """Ask the database whether a newer server has taken away what this one needs."""
+        check_minimum(await self._reading().run(read_meta), load_migrations()[-1].number)
 
     async def close(self) -> None:
         """Commit what is queued, then close."""

@@ -212,16 +212,20 @@ class Gateway:
         """Read whose data this is; the first to open an empty prefix begins a history."""
         meta = self.prefix + b"meta"
         found = await ask_it("HGET", meta, "schema")
-        if found is not None and int(found) > SCHEMA:
-            raise SchemaTooNew(
-                f"the data in {self._here} has schema {int(found)}, this maitred knows {SCHEMA}:"
-                " use a newer one"
-            )
+        self.check_schema(int(found or 0))
         for name, value in (("schema", SCHEMA), ("epoch", os.urandom(_EPOCH_BYTES))):
             if not await ask_it("HEXISTS", meta, name):
                 await ask_it("HSETNX", meta, name, value)
         schema, epoch = await ask_it("HMGET", meta, "schema", "epoch")
         return int(schema), epoch
+
+    def check_schema(self, found: int) -> None:
+        """Refuse data of another shape than this version's. Raises: SchemaTooNew."""
+        if found > SCHEMA:
+            raise SchemaTooNew(
+                f"the data in {self._here} has schema {found}, this maitred knows {SCHEMA}:"
+                " use a newer one"
+            )
 
     async def _probe(self, connection: AbstractConnection) -> None:
         """Try what commits will need, in the history that was opened. Raises: StoreUnavailable."""

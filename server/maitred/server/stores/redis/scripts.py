@@ -28,6 +28,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "redact": (),
     "refs": (),
     "restore": ("write", "staged"),
+    "schema": (),
     "stage": ("staged",),
     "versions": (),
 }

@@ -146,6 +146,10 @@ class RedisStore:
             backup=False,
         )
 
+    async def check(self) -> None:
+        """Ask Redis whether a newer server has given the data another schema."""
+        self._gateway.check_schema(int(await self._read("schema")))
+
     async def close(self) -> None:
         """Commit what is queued, then close."""
         if not self._open:

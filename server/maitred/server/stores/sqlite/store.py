@@ -167,6 +167,10 @@ class SqliteStore:
             _log.info("an interrupted deletion was finished", outcome=type(outcome).__name__)
         return prepared
 
+    async def check(self) -> None:
+        """Answer that the file is open: its lock keeps every other server out."""
+        self._reading()
+
     async def close(self) -> None:
         """Commit what is queued, then close."""
         if not self._open:

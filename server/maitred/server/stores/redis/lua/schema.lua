@@ -1,0 +1,3 @@
+-- The schema of the data.
+
+return call('HGET', P .. 'meta', 'schema')
