@@ -301,10 +301,11 @@ class SessionMachine(RuleBasedStateMachine):
         self.do("PaymentService/CancelPayment", request, self.model.cancel_payment)
 
     @mostly(lambda self: self.model.tab > 0)
-    @rule()
-    def complete_payment(self) -> None:
+    @rule(check=st.booleans())
+    def complete_payment(self, check: bool) -> None:
         """Take cash."""
-        self.do("PaymentService/CompletePayment", in_cash(self.id), self.model.complete_by_hand)
+        rpc = "PaymentService/CompletePayment"
+        self.do(rpc, in_cash(self.id), self.model.complete_by_hand, check=check)
 
     @precondition(lambda self: self.model.pay is not None)
     @mostly(lambda self: self.model.pay is not None and self.model.pay.status == "SUCCEEDED")

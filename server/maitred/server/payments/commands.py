@@ -28,6 +28,7 @@ from maitred.server.errors import (
 from maitred.server.payments import provider as vocabulary
 from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.jobs import Jobs, Trouble
+from maitred.server.payments.preconditions import carried_over
 from maitred.server.payments.provider import PaymentProvider, ProviderError
 from maitred.server.payments.records import Decide, Records
 from maitred.server.payments.throttle import Priority, Urgency
@@ -177,6 +178,7 @@ class PaymentCommands:
                 _, payment = await self._records.load(request.session_id, previous)
                 if trouble is not None or settlement.is_unsettled(payment) or not attempts:
                     raise
+                request = await carried_over(self._engine, request, previous)
 
     def _request(
         self,
@@ -210,7 +212,9 @@ class PaymentCommands:
         try:
             result = await self._settle_by_hand(request, call, target, new_id)
         except PaymentOpen as error:
-            target = await self._withdraw(request, call, error.metadata["payment_id"])
+            previous = error.metadata["payment_id"]
+            target = await self._withdraw(request, call, previous)
+            request = await carried_over(self._engine, request, previous)
             result = await self._settle_by_hand(request, call, target, new_id)
         payment_id = _event_payment_id(result) or target or _payment_id(result)
         return await self._outcome(request.session_id, result, payment_id)
@@ -275,6 +279,7 @@ class PaymentCommands:
             _, payment = await self._records.load(session_id, target)
             if payments.is_unborn(payment):
                 await self._settle_down(session_id, target, "check")
+                request = await carried_over(self._engine, request, target)
                 _, payment = await self._records.load(session_id, target)
             snapshot = await self._look(payment)
             result = await self._records.change(session_id, target, decide(snapshot), call, request)
