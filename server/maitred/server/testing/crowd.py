@@ -182,7 +182,7 @@ class Crowd:
                 )
             except grpc.aio.AioRpcError as error:
                 if not is_transient(error):
-                    raise _unforeseen(operation.method, number, error) from error
+                    raise self._unforeseen(operation.method, number, error) from error
                 report.errors[error.code().name] += 1
                 report.failed_over += 1
                 number = (number + 1) % len(self._fleet)
@@ -214,7 +214,7 @@ class Crowd:
             reply = await self._fleet.call(number, method, request, kind)
         except grpc.aio.AioRpcError as error:
             if not is_transient(error):
-                raise _unforeseen(method, number, error) from error
+                raise self._unforeseen(method, number, error) from error
             return
         if reply.session.version < operation.version:
             raise KillFailure(
@@ -244,9 +244,16 @@ class Crowd:
                         break
             except grpc.aio.AioRpcError as error:
                 if not is_transient(error):
-                    raise _unforeseen(f"{method} of {guest.session_id}", number, error) from error
+                    raise self._unforeseen(
+                        f"{method} of {guest.session_id}", number, error
+                    ) from error
                 await asyncio.sleep(0.02)
             self.report.resumed += 1
+
+    def _unforeseen(self, what: str, number: int, error: grpc.aio.AioRpcError) -> KillFailure:
+        return KillFailure(
+            f"server {number}, {what}: {error.code()} {error.details()}\n{self._fleet.log(number)}"
+        )
 
     def _take(self, guest: Guest, message: session_pb2.WatchSessionResponse) -> None:
         guest.token = message.resume_token
@@ -274,7 +281,7 @@ class Crowd:
                         self._take_fed(sourced)
             except grpc.aio.AioRpcError as error:
                 if not is_transient(error):
-                    raise _unforeseen(method, number, error) from error
+                    raise self._unforeseen(method, number, error) from error
                 await asyncio.sleep(0.02)
             number = (number + 1) % len(self._fleet)
             self.report.resumed += 1
@@ -290,7 +297,3 @@ class Crowd:
             )
         self.fed[sourced.session_id] = max(last, sourced.event.version)
         self.report.fed += 1
-
-
-def _unforeseen(what: str, number: int, error: grpc.aio.AioRpcError) -> KillFailure:
-    return KillFailure(f"server {number}, {what}: {error.code()} {error.details()}")
