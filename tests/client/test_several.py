@@ -13,7 +13,14 @@ import grpc.aio
 import pytest
 from tests.client.conftest import House
 
-from maitred.client import AsyncClient, Client, MaitredError, Retries, SessionHandle
+from maitred.client import (
+    AsyncClient,
+    Client,
+    MaitredError,
+    PaymentStatus,
+    Retries,
+    SessionHandle,
+)
 from maitred.server.app.health import Health
 
 PATIENT = Retries(attempts=200, first_wait=0.02, longest_wait=0.05)
@@ -87,18 +94,19 @@ async def test_a_draining_server_finishes_what_it_has(house: House) -> None:
         await guest.create_payment()
         position = house.writer_of("s1")
         elsewhere = house.writes[1 - position]
-        waiting = asyncio.create_task(guest.check_payment(wait=2.0))
+        waiting = asyncio.create_task(guest.check_payment(wait=20.0))
         await guest.refresh()  # sent after it on the same connection: the server has begun both
-        stopping = asyncio.create_task(house.servers[position].stop(10))
+        stopping = asyncio.create_task(house.servers[position].stop(30))
         topics = itertools.count()
         while not elsewhere.submitted:
             await guest.update_context(topic=f"topic {next(topics)}")
         in_flight = not waiting.done()
+        await guest.cancel_payment()
         answer = await waiting
         await stopping
 
     assert in_flight
-    assert answer.wait_expired
+    assert answer.payment.status == PaymentStatus.PAYMENT_STATUS_CANCELED
 
 
 async def test_a_call_outlasts_an_outage_of_all(house: House) -> None:

@@ -267,10 +267,14 @@ class Model:
             self.pay.superseded = self.pay.withdrawn = True  # type: ignore[union-attr]  # there is one
 
     def create_payment(self) -> None:
-        """Ask for what is owed; an open payment asks for it already."""
+        """Ask for what is owed; a link that can still be paid asks for it already."""
         self.begin()
-        if self.unsettled():
-            return
+        if self.pay is not None and self.unsettled():
+            if self.now() < self.pay.dies_ns:
+                return
+            self.news()
+            if self.unsettled():
+                raise Refused("PREVIOUS_PAYMENT_UNRESOLVED")
         pay = self._new_payment()
         if not pay.amount:
             self._settle(pay, 0)

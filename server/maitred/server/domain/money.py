@@ -32,6 +32,12 @@ def money(minor_units: int, currency: str) -> Money:
     return Money(minor_units=minor_units, currency=currency)
 
 
+def write_money(amount: Money, minor_units: int, currency: str) -> None:
+    """Write an amount into a message that is part of another one."""
+    amount.minor_units = minor_units
+    amount.currency = currency
+
+
 def check_currency(currency: str, field: str) -> None:
     """Refuse a currency whose exponent is not known.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from maitred.server.domain import menus, text
 from maitred.server.domain.menus import Catalog
-from maitred.server.domain.money import money
+from maitred.server.domain.money import money, write_money
 from maitred.server.domain.tab import Tab
 from maitred.server.errors import (
     CurrencyMismatch,
@@ -24,7 +24,6 @@ from maitred.server.errors import (
 )
 from maitred.v1.event_pb2 import (
     Event,
-    LineAdded,
     LineRemoved,
     LineVoided,
     OrderCleared,
@@ -34,7 +33,6 @@ from maitred.v1.order_pb2 import AddItemRequest, RemoveItemRequest, VoidLineRequ
 from maitred.v1.state_pb2 import (
     ORDER_STATUS_PLACED,
     ORDER_STATUS_VOIDED,
-    LineModifier,
     Order,
     OrderLine,
     Session,
@@ -65,27 +63,26 @@ def add_item(
             f"an order holds at most {max_lines} lines", metadata={"max_lines": str(max_lines)}
         )
     tab = Tab(session)
+    # Written in place: a message that is put into another one is copied.
+    event = Event()
+    change = event.line_added
+    line = change.line
     if request.HasField("open_price"):
-        line = _open_line(request, tab, staff=staff)
+        unit_price = _write_open_line(line, request, tab, staff=staff)
     else:
-        line = _menu_line(request, catalog, tab.currency)
+        unit_price = _write_menu_line(line, request, catalog, tab.currency)
+    price = unit_price * quantity
     line.line_number = session.last_line_number + 1
     line.quantity = quantity
     line.note = text.note(request.note, "note")
-    price = line.unit_price.minor_units * quantity
-    line.total.CopyFrom(money(price, tab.currency))
+    write_money(line.unit_price, unit_price, tab.currency)
+    write_money(line.total, price, tab.currency)
     tab.charge(price)
-    number = session.order.number if session.HasField("order") else session.last_order_number + 1
-    superseded = tab.superseded()
-    change = LineAdded(
-        line=line,
-        order_number=number,
-        order_total=money(session.order.total.minor_units + price, tab.currency),
-        payment=tab.state(superseded),
-        ledger=tab.ledger,
-        superseded=superseded,
-    )
-    return Event(line_added=change)
+    opened = session.HasField("order")
+    change.order_number = session.order.number if opened else session.last_order_number + 1
+    write_money(change.order_total, session.order.total.minor_units + price, tab.currency)
+    tab.conclude(change)
+    return event
 
 
 def remove_item(session: Session, request: RemoveItemRequest) -> Event:
@@ -101,15 +98,12 @@ def remove_item(session: Session, request: RemoveItemRequest) -> Event:
     tab = Tab(session)
     _require_unpaid(session, line)
     tab.reverse(price)
-    superseded = tab.superseded()
     change = LineRemoved(
         line_number=line.line_number,
         quantity=quantity,
         order_total=money(session.order.total.minor_units - price, tab.currency),
-        payment=tab.state(superseded),
-        ledger=tab.ledger,
-        superseded=superseded,
     )
+    tab.conclude(change)
     if quantity < line.quantity:
         change.line.CopyFrom(line)
         change.line.quantity -= quantity
@@ -139,15 +133,12 @@ def clear(session: Session) -> Event | None:
     tab = Tab(session)
     price = _total(session.order.lines) - _total(kept)
     tab.reverse(price)
-    superseded = tab.superseded()
     change = OrderCleared(
         order_number=session.order.number,
         kept=kept,
         order_total=money(_total(kept), tab.currency),
-        payment=tab.state(superseded),
-        ledger=tab.ledger,
-        superseded=superseded,
     )
+    tab.conclude(change)
     return Event(order_cleared=change)
 
 
@@ -172,16 +163,13 @@ def void_line(session: Session, request: VoidLineRequest, order: Order | None) -
     tab = Tab(session)
     _require_unpaid(session, line)
     tab.reverse(price)
-    superseded = tab.superseded()
     change = LineVoided(
         order=_voided(order, line.line_number, quantity),
         line_number=line.line_number,
         quantity=quantity,
         reason=text.note(request.reason, "reason"),
-        payment=tab.state(superseded),
-        ledger=tab.ledger,
-        superseded=superseded,
     )
+    tab.conclude(change)
     return Event(line_voided=change)
 
 
@@ -191,7 +179,8 @@ def is_paid(session: Session, order: Order) -> bool:
     return bool(lines) and all(_is_paid(session, line) for line in lines)
 
 
-def _open_line(request: AddItemRequest, tab: Tab, *, staff: bool) -> OrderLine:
+def _write_open_line(line: OrderLine, request: AddItemRequest, tab: Tab, *, staff: bool) -> int:
+    """Fill in what staff asks for; answers the price of one piece."""
     if not staff:
         raise PermissionDenied(
             "an open price needs role STAFF", metadata={"required_role": "STAFF"}
@@ -204,10 +193,14 @@ def _open_line(request: AddItemRequest, tab: Tab, *, staff: bool) -> OrderLine:
     name = text.name(request.item, "item")
     if not name.strip():
         raise _invalid("item", "item.blank", "must not be blank")
-    return OrderLine(name=name, unit_price=money(price, tab.currency))
+    line.name = name
+    return price
 
 
-def _menu_line(request: AddItemRequest, catalog: Catalog | None, currency: str) -> OrderLine:
+def _write_menu_line(
+    line: OrderLine, request: AddItemRequest, catalog: Catalog | None, currency: str
+) -> int:
+    """Fill in what the menu says; answers the price of one piece, modifiers included."""
     wanted = text.name(request.item, "item")
     if catalog is None:
         raise MenuNotFound("the session has no menu")
@@ -224,21 +217,13 @@ def _menu_line(request: AddItemRequest, catalog: Catalog | None, currency: str) 
         menus.find_modifier(menu, item, text.name(name, f"modifiers[{at}]"))
         for at, name in enumerate(request.modifiers)
     ]
-    unit_price = item.price.minor_units + sum(each.price.minor_units for each in modifiers)
-    return OrderLine(
-        item_id=item.item_id,
-        name=item.name,
-        modifiers=[
-            LineModifier(
-                modifier_id=each.modifier_id,
-                name=each.name,
-                price=money(each.price.minor_units, currency),
-            )
-            for each in modifiers
-        ],
-        unit_price=money(unit_price, currency),
-        menu_version=menu.version,
-    )
+    line.item_id = item.item_id
+    line.name = item.name
+    line.menu_version = menu.version
+    for each in modifiers:
+        added = line.modifiers.add(modifier_id=each.modifier_id, name=each.name)
+        write_money(added.price, each.price.minor_units, currency)
+    return item.price.minor_units + sum(each.price.minor_units for each in modifiers)
 
 
 def _voided(order: Order, line_number: int, quantity: int) -> Order:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from maitred.server.domain.money import percentage_of, require_currency
 from maitred.server.errors import InsufficientFunds
 from maitred.v1.common_pb2 import Money
+from maitred.v1.event_pb2 import LineAdded, LineRemoved, LineVoided, OrderCleared
 from maitred.v1.state_pb2 import (
     BALANCE_POLICY_LIMIT,
     PAYMENT_STATUS_CREATING,
@@ -25,6 +26,9 @@ from maitred.v1.state_pb2 import (
     Session,
     TabStatus,
 )
+
+Concluded = LineAdded | LineRemoved | OrderCleared | LineVoided
+"""Changes that carry the money after them, and the payment that they supersede."""
 
 UNSETTLED = frozenset(
     {
@@ -172,12 +176,30 @@ class Tab:
             self.ledger.returned += paid
         return excess
 
+    def conclude(self, change: Concluded) -> None:
+        """Write into a change what it did to the money, and which payment it supersedes."""
+        superseded = self.superseded()
+        if superseded is not None:
+            change.superseded.CopyFrom(superseded)
+        self._write_state(change.payment, superseded)
+        change.ledger.CopyFrom(self.ledger)
+
     def state(
         self, payment: Payment | None = None, *, needs_reconciliation: bool | None = None
     ) -> PaymentState:
         """Build the message after the change; `payment` is the newest payment after it."""
-        newest = payment if payment is not None else self.payment
         state = PaymentState()
+        self._write_state(state, payment, needs_reconciliation=needs_reconciliation)
+        return state
+
+    def _write_state(
+        self,
+        state: PaymentState,
+        payment: Payment | None,
+        *,
+        needs_reconciliation: bool | None = None,
+    ) -> None:
+        newest = payment if payment is not None else self.payment
         # Copied and then corrected: building every amount anew takes three times as long.
         state.CopyFrom(self._before)
         state.balance.minor_units = self.balance
@@ -200,7 +222,6 @@ class Tab:
                 if needs_reconciliation is None
                 else needs_reconciliation
             )
-        return state
 
     def superseded(self) -> Payment | None:
         """Mark the open payment superseded if it asks for what is no longer owed; else None."""
