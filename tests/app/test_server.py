@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,17 @@ async def test_a_living_socket_is_not_taken_away(tmp_path: Path) -> None:
         await Server(Settings(listen="", unix_socket=str(plain), data="memory://")).start()
 
 
-async def test_a_second_server_on_the_port_is_refused() -> None:
-    """The port is not shared: a second server fails with one line that says why."""
+async def test_a_second_server_on_the_port_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port is not shared: a second server says why in one line, and leaves nothing behind."""
     async with running_server() as server:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         second = Server(Settings(listen=server.address, data="memory://"))
         with pytest.raises(SettingsError, match=r"^cannot listen on .* in use; is another"):
             await second.start()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_second_server_on_the_data_is_refused(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ async def test_nothing_is_lost_on_the_way(
 
 @pytest.mark.parametrize("engine", ENGINES[1:])
 async def test_a_server_goes_on_with_what_was_copied(
-    source: Store, new_url: Callable[[str], str], engine: str
+    source: Store, new_url: Callable[[str], str], engine: str, tmp_path: Path
 ) -> None:
     """Lists are in their order, replays are found, the next order has the next number."""
     data = new_url(engine)
@@ -188,7 +188,11 @@ async def test_a_server_goes_on_with_what_was_copied(
     await target.open()
     await copy(source, target)
     await target.close()
-    async with running_server(data=data) as server, AsyncClient(server.address) as client:
+    books = str(tmp_path)
+    async with (
+        running_server(data=data, simulated_dir=books) as server,
+        AsyncClient(server.address) as client,
+    ):
         listed = [session async for session in client.list_sessions()]
         guest = client.session(listed[-1].session_id)
         await guest.add_item("Tea")

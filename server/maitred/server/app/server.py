@@ -122,9 +122,10 @@ class Server:
         credentials = tls.server_credentials(settings)
         tokens = Path(settings.tokens) if settings.tokens else None
         self._authenticator = Authenticator(tokens)
-        provider = await open_provider(settings, self._clock)
         store = self._given_store or open_store(settings)
-        parts = wire(settings, store, self._clock, self._ids, provider)
+        provider = await open_provider(settings, self._clock)
+        # From here on a start that fails lets go of it all.
+        parts = self._parts = wire(settings, store, self._clock, self._ids, provider)
         self._adapter = GrpcAdapter(
             parts.services,
             self._authenticator,
@@ -140,7 +141,6 @@ class Server:
             self.bound_port = bind_tcp(server, settings.listen, credentials)
         if settings.unix_socket:
             bind_unix(server, Path(settings.unix_socket))
-        self._parts = parts
         info = await parts.start()
         if provider is not None and settings.webhook_listen:
             self._webhooks = await webhooks.listen(settings, parts.coordinator, provider.name)
