@@ -147,7 +147,7 @@ async def _single_statements(url: str) -> AsyncIterator[Write]:
     async with AsyncExitStack() as stack:
         for number in range(CONNECTIONS):
             connection = await psycopg.AsyncConnection.connect(
-                url, autocommit=True, prepare_threshold=1
+                url, autocommit=True, prepare_threshold=0
             )
             stack.push_async_callback(connection.close)
             register(connection)

@@ -25,11 +25,20 @@ from maitred.server.stores.base import (
     Store,
     StoreError,
     StoreUnavailable,
+    Table,
 )
 from maitred.server.stores.postgres import PostgresStore
 from maitred.server.stores.postgres.errors import is_lost
 from maitred.server.testing.proxy import Proxy
-from maitred.server.testing.samples import new_append, new_claim, new_commit, new_ref, put, start
+from maitred.server.testing.samples import (
+    new_append,
+    new_claim,
+    new_commit,
+    new_ref,
+    new_row,
+    put,
+    start,
+)
 
 Opener = Callable[..., Awaitable[PostgresStore]]
 
@@ -197,6 +206,59 @@ async def test_a_session_that_the_server_ended_is_lost_before_libpq_notices(
 
         assert is_lost(alive, farewell.value)
         assert not is_lost(alive, mistake.value)
+
+
+async def test_commits_that_fail_spoil_none_that_follow(url: str, opened: Opener) -> None:
+    """However often, and at whatever statement: psycopg knows what is prepared on a connection."""
+    store = await opened(url)
+    good, bad = new_ref(), new_ref()
+    bases = {good: 0, bad: 0}
+    for ref in bases:
+        bases[ref] += await put(store, new_commit(ref, 0)) == Committed()
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+        await admin.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE check_violation; END$$"
+        )
+        await admin.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON maitred.events FOR EACH ROW"
+            f" WHEN (new.id = '{bad.id}') EXECUTE FUNCTION refuse()".encode()
+        )
+    outcomes = []
+    rng = random.Random(1)
+    for _ in range(60):
+        ref = rng.choice((good, bad))
+        rows = (new_row(Table.ORDERS, ref),) if rng.random() < 0.5 else ()
+        outcome = await put(store, Commit((new_append(ref, bases[ref]),), rows=rows))
+        bases[ref] += outcome == Committed()
+        outcomes.append((ref, str(outcome)))
+
+    assert {text for ref, text in outcomes if ref == good} == {str(Committed())}
+    assert all("refused" in text for ref, text in outcomes if ref == bad)
+
+
+async def test_what_a_pooler_forgets_is_prepared_anew(url: str, opened: Opener) -> None:
+    """Statements that are gone from a connection, as behind a pooler, cost another connection."""
+    store = await opened(url, pool_size=1)
+    ref = new_ref()
+    await put(store, new_commit(ref, 0))
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as admin:
+        await admin.execute(
+            "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN new; END$$"
+        )
+        for table in ("events", "leases"):
+            await admin.execute(
+                f"CREATE TRIGGER forget AFTER INSERT OR UPDATE ON maitred.{table}"
+                " FOR EACH ROW EXECUTE FUNCTION forget()".encode()
+            )
+    outcomes = [await put(store, new_commit(ref, base)) for base in range(1, 6)]
+    leases = [await store.lease("a", "me", 60) for _ in range(3)]
+    versions = await store.versions([ref])
+
+    assert outcomes == [Committed()] * 5
+    assert all(leases)
+    assert versions == {ref: 6}
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

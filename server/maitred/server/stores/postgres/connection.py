@@ -15,7 +15,13 @@ from psycopg.pq import TransactionStatus
 
 from maitred.server.stores.base import OutcomeUnknown, StoreUnavailable
 from maitred.server.stores.postgres.columns import register
-from maitred.server.stores.postgres.errors import MISFITS, is_lost, is_stale, translate
+from maitred.server.stores.postgres.errors import (
+    MISFITS,
+    is_forgotten,
+    is_lost,
+    is_stale,
+    translate,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -133,7 +139,10 @@ class Connector:
         connection = await psycopg.AsyncConnection.connect(
             self._target.conninfo,
             autocommit=True,
-            prepare_threshold=1 if self._target.prepare else None,
+            # From its first use: psycopg 3.3.9 takes a statement that it was to prepare at a later
+            # use for prepared, also where a failure before it in the pipeline kept the server from
+            # it, and every transaction with that statement fails from then on.
+            prepare_threshold=0 if self._target.prepare else None,
         )
         try:
             with deadline(connection, DEADLINE_S):
@@ -180,8 +189,8 @@ class Pool:
     ) -> T:
         """Run work on a connection, to its end even if the caller is cancelled.
 
-        Reads that lose their connection are run once more on another one; one that
-        has not answered after `deadline_s` is cut.
+        What loses its connection, and has certainly not written anything, is run once more on
+        another one. A connection that has not answered after `deadline_s` is cut.
 
         Raises: StoreError; OutcomeUnknown where work that writes lost its connection.
         """
@@ -217,15 +226,15 @@ class Pool:
         except TimeoutError:
             raise StoreUnavailable("all connections to the database are busy") from None
         try:
-            try:
-                return await self._attempt(work, deadline_s)
-            except _LostError as lost:
-                if writes:
-                    raise OutcomeUnknown(str(lost)) from lost
-            try:
-                return await self._attempt(work, deadline_s)
-            except _LostError as lost:
-                raise StoreUnavailable(str(lost)) from lost
+            for last in (False, True):
+                try:
+                    return await self._attempt(work, deadline_s)
+                except _LostError as lost:
+                    if writes and lost.unknown:
+                        raise OutcomeUnknown(str(lost)) from lost
+                    if last:
+                        raise StoreUnavailable(str(lost)) from lost
+            raise AssertionError("the second attempt answers or raises")
         finally:
             self._slots.release()
 
@@ -252,7 +261,9 @@ class Pool:
         cut(connection)
         await connection.close()
         if lost and isinstance(error, psycopg.Error | OSError):
-            raise _LostError(f"the connection was lost: {_first(error)}") from error
+            raise _LostError(f"the connection was lost: {_first(error)}", unknown=True) from error
+        if is_forgotten(error):
+            raise _LostError(str(translate(error)), unknown=False) from error
         if isinstance(error, (psycopg.Error, OSError, *MISFITS)):
             raise translate(error) from error
 
@@ -266,7 +277,12 @@ class Pool:
 
 
 class _LostError(Exception):
-    """The connection ended under the work."""
+    """The connection ended under the work, or is good for nothing any more."""
+
+    def __init__(self, message: str, *, unknown: bool) -> None:
+        super().__init__(message)
+        self.unknown = unknown
+        """Whether what was written may have been committed."""
 
 
 def is_fresh(connection: Connection) -> bool:

@@ -19,6 +19,7 @@ MISFITS = (struct.error, OverflowError, TypeError, UnicodeError)
 
 _AGAIN = frozenset({"40001", "40P01"})
 _RACED = frozenset({"22012", "23505"})
+_FORGOTTEN = frozenset({"26000", "42P05"})
 _GONE = frozenset({"25006", "57P01", "57P02", "57P03", "57P04", "57P05"})
 _BUSY = frozenset({"53300", "55P03", "57014"})
 _FULL = frozenset({"53100", "53200"})
@@ -59,6 +60,14 @@ def is_raced(error: BaseException) -> bool:
     return code_of(error) in _RACED
 
 
+def is_forgotten(error: BaseException) -> bool:
+    """Tell whether server and driver disagree about what is prepared on a connection.
+
+    A pooler between them lends connections out; nothing was done, and another one is needed.
+    """
+    return code_of(error) in _FORGOTTEN
+
+
 def is_blocked(error: BaseException) -> bool:
     """Tell whether somebody else held a lock for too long."""
     return code_of(error) == "55P03"
@@ -80,6 +89,8 @@ def translate(error: BaseException) -> StoreError:
         made = OutcomeUnknown(f"PostgreSQL: {_text(error)}")
     elif code in _FULL:
         made = StoreFull(f"the database has no room: {_text(error)}")
+    elif code in _FORGOTTEN:
+        made = StoreUnavailable(f"behind a pooler set prepare=no in the URL: {_text(error)}")
     elif code in {"XX001", "XX002"}:
         made = CorruptData(f"the database is damaged: {_text(error)}")
     elif is_misfit(error):

@@ -25,6 +25,7 @@ from maitred.server.stores.postgres.connection import cut, deadline, is_fresh
 from maitred.server.stores.postgres.errors import (
     MISFITS,
     is_blocked,
+    is_forgotten,
     is_lost,
     is_misfit,
     is_raced,
@@ -188,12 +189,15 @@ class Writer:
                 if lost:
                     await self._drop()
                     return [_lost(error, unknown=attempt.committing)] * len(commits)
-                await self._roll_back(connection)
+                if is_forgotten(error):
+                    await self._drop()
+                else:
+                    await self._roll_back(connection)
             if is_raced(failure):
                 races += 1
                 if races >= RACES:
                     break
-            elif not is_transient(failure):
+            elif not (is_transient(failure) or is_forgotten(failure)):
                 break
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
