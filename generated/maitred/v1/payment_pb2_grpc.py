@@ -136,7 +136,9 @@ class PaymentServiceServicer(object):
 
     def CreatePayment(self, request, context):
         """CreatePayment asks for tab + tip - credit and returns the link. While a payment for the same
-        amount is open, it returns that one.
+        amount can be paid, it returns that one; a link that asks for something else, or is past its
+        time, is made unusable first. What the server itself finds out on the way does not count as a
+        change of the versions that the request expects; what others change does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,7 +168,8 @@ class PaymentServiceServicer(object):
 
     def CompletePayment(self, request, context):
         """CompletePayment settles what the provider confirms. Without its proof (cash, card terminal) it
-        needs STAFF, a method and a reason.
+        needs STAFF, a method and a reason, and an open link is made unusable first. Expected versions
+        are those before that, as for CreatePayment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,9 @@ class PaymentServiceStub:
     """SetTip sets or clears the tip."""
     CreatePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreatePaymentRequest, _payment_pb2.CreatePaymentResponse]
     """CreatePayment asks for tab + tip - credit and returns the link. While a payment for the same
-    amount is open, it returns that one.
+    amount can be paid, it returns that one; a link that asks for something else, or is past its
+    time, is made unusable first. What the server itself finds out on the way does not count as a
+    change of the versions that the request expects; what others change does.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """GetPayment reads a payment."""
@@ -38,7 +40,8 @@ class PaymentServiceStub:
     """CancelPayment withdraws an open payment. If the guest was faster, the payment has succeeded."""
     CompletePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CompletePaymentRequest, _payment_pb2.CompletePaymentResponse]
     """CompletePayment settles what the provider confirms. Without its proof (cash, card terminal) it
-    needs STAFF, a method and a reason.
+    needs STAFF, a method and a reason, and an open link is made unusable first. Expected versions
+    are those before that, as for CreatePayment.
     """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
     """RefundPayment gives money back."""
@@ -91,7 +94,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payment_pb2.CreatePaymentRequest, _abc.Awaitable[_payment_pb2.CreatePaymentResponse]],
     ) -> _abc.Awaitable[_payment_pb2.CreatePaymentResponse]:
         """CreatePayment asks for tab + tip - credit and returns the link. While a payment for the same
-        amount is open, it returns that one.
+        amount can be paid, it returns that one; a link that asks for something else, or is past its
+        time, is made unusable first. What the server itself finds out on the way does not count as a
+        change of the versions that the request expects; what others change does.
         """
 
     @_abc_1.abstractmethod
@@ -127,7 +132,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payment_pb2.CompletePaymentRequest, _abc.Awaitable[_payment_pb2.CompletePaymentResponse]],
     ) -> _abc.Awaitable[_payment_pb2.CompletePaymentResponse]:
         """CompletePayment settles what the provider confirms. Without its proof (cash, card terminal) it
-        needs STAFF, a method and a reason.
+        needs STAFF, a method and a reason, and an open link is made unusable first. Expected versions
+        are those before that, as for CreatePayment.
         """
 
     @_abc_1.abstractmethod
