@@ -157,7 +157,7 @@ async def _single_statements(url: str) -> AsyncIterator[Write]:
         async def alone(append: Append) -> None:
             lane, connection = await idle.get()
             try:
-                columns = plain_columns([append]) | {"lane": lane}
+                columns = plain_columns([append], lane)
                 cursor = await connection.execute(SQL["append"], columns)
                 if cursor.rowcount != 1:
                     raise BenchmarkError("a single statement did not append")

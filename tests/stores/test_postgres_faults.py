@@ -349,11 +349,13 @@ async def test_an_unknown_commit_stays_unknown_while_nothing_is_known(
     near = await opened(url)
     far = await opened(_through(proxy, url), hints=False)
     ref = new_ref()
-    await put(far, new_commit(ref, 0))
-    commit, other = new_commit(ref, 1), new_commit(new_ref(), 0)
+    for base in range(2):
+        # The second time too: to prepare its statement takes an answer.
+        await put(far, new_commit(ref, base))
+    commit, other = new_commit(ref, 2), new_commit(new_ref(), 0)
     proxy.drop_replies = True
     answer = start(far, commit)
-    while (await near.versions([ref])) == {ref: 1}:
+    while (await near.versions([ref])) == {ref: 2}:
         await asyncio.sleep(0.005)
     proxy.refuse = True
     proxy.cut()

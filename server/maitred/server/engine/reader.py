@@ -126,10 +126,16 @@ class Reader:
         loaded = await self._store.load(ref)
         if loaded is None:
             return None
+        known = self._cache.get(ref)
+        if known is not None and (known.version, known.chain) == (loaded.version, loaded.chain):
+            # The same object: nobody has to parse it, or to build anew what was built upon it.
+            return known
         head = self.head_of(ref, loaded)
         # A commit that was published meanwhile may have been of this aggregate: then what was read
-        # is still an answer, but no longer what to remember.
-        if self.exclusive and published == self._committer.published and not self._locks.held(ref):
+        # is still an answer, but no longer what to remember as the newest. Where others write,
+        # nothing that is remembered counts as that.
+        quiet = published == self._committer.published and not self._locks.held(ref)
+        if quiet or not self.exclusive:
             self._cache.put(ref, head)
         return head
 

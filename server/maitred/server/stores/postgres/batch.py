@@ -1,10 +1,11 @@
 """A batch of commits as one transaction: locked, decided, written.
 
 A batch holds no two commits of one aggregate, of one key or of one row. One of plain appends (a
-single update each, nothing else) takes one round trip: `lock_heads`, `append` and COMMIT are sent
-together. Any other takes two: what it meets is read under locks and decided here, then everything
-is written. The order of locks is the same everywhere, so that servers wait for one another in a
-line: heads by ref, keys by name, the lane, then what is new, each in its own order.
+single update each, nothing else) is one statement; what that could not write is decided again, with
+`lock_heads`, `append` and COMMIT in one round trip. Any other batch takes two: what it meets is
+read under locks and decided here, then everything is written. The order of locks is the same
+everywhere, so that servers wait for one another in a line: heads by ref, keys by name, the lane,
+then what is new, each in its own order.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from maitred.server.stores.postgres.writes import Met, Writes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import psycopg
+
     from maitred.server.stores.postgres.connection import Connection
 
 Parameters = dict[str, Any]
@@ -33,19 +36,30 @@ class Attempt:
         self._lane = lane
         self.committing = False
 
-    async def run(self, commits: Sequence[Commit]) -> list[Answer]:
-        """Apply commits in one transaction.
+    async def run(self, commits: Sequence[Commit], *, surely: bool) -> Sequence[Answer | None]:
+        """Apply commits in one transaction; unless `surely`, None for what is not decided.
 
         Raises: whatever the driver raises; the transaction is then undone, or lost with its
         connection.
         """
         if all(_is_plain(commit) for commit in commits):
-            return await self._run_plain([commit.appends[0] for commit in commits])
+            appends = [commit.appends[0] for commit in commits]
+            return await (self._run_plain(appends) if surely else self._run_at_once(appends))
         return await self._run_any(commits)
 
+    async def _run_at_once(self, appends: list[Append]) -> list[Answer | None]:
+        """Write what nothing stands against; what seems to stand against the rest is not sure."""
+        cursor = self._connection.cursor(binary=True)
+        self.committing = True
+        await cursor.execute(SQL["append"], plain_columns(appends, self._lane))
+        found = await _found(cursor)
+        return [
+            COMMITTED if outcome(append, found.get(number)) is None else None
+            for number, append in enumerate(appends)
+        ]
+
     async def _run_plain(self, appends: list[Append]) -> list[Answer]:
-        columns = plain_columns(appends)
-        columns["lane"] = self._lane
+        columns = plain_columns(appends, self._lane)
         connection = self._connection
         cursor = connection.cursor(binary=True)
         self.committing = True
@@ -56,7 +70,7 @@ class Attempt:
             )
             await cursor.execute(SQL["append"], columns)
             await connection.execute(b"COMMIT")
-        found = {row[0]: Found._make(row[1:7]) for row in await cursor.fetchall()}
+        found = await _found(cursor)
         return [
             outcome(append, found.get(number)) or COMMITTED for number, append in enumerate(appends)
         ]
@@ -119,6 +133,10 @@ class Attempt:
         return met, {(row[0], row[1]): Held(row[2], row[3]) for row in rows}
 
 
+async def _found(cursor: psycopg.AsyncCursor[tuple[Any, ...]]) -> dict[int, Found]:
+    return {row[0]: Found._make(row[1:7]) for row in await cursor.fetchall()}
+
+
 def _is_plain(commit: Commit) -> bool:
     (appends, claims, releases, rows, drops) = commit
     if len(appends) != 1 or claims or releases or rows or drops:
@@ -126,13 +144,14 @@ def _is_plain(commit: Commit) -> bool:
     return appends[0].base > 0 and appends[0].index is None
 
 
-def plain_columns(appends: list[Append]) -> Parameters:
-    """Return appends as the columns that the statement `append` takes in."""
+def plain_columns(appends: list[Append], lane: int) -> Parameters:
+    """Return the parameters of the statement `append`."""
     (refs, bases, commits, requests, fingerprints, times, changes, *rest) = zip(
         *appends, strict=True
     )
     (facts, personals, chains, bodies, _, wakes) = rest
     return {
+        "lane": lane,
         "numbers": Bigints(range(len(appends))),
         "kinds": Bigints([ref[0] for ref in refs]),
         "ids": Texts([ref[1] for ref in refs]),

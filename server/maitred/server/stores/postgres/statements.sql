@@ -16,10 +16,11 @@ SELECT count(*) FROM (
     FOR UPDATE OF a) AS locked
 
 -- name: append
--- The hot path: decide plain appends against heads that are locked, move those that may be moved,
--- log what was moved. Runs behind `lock_heads` in one transaction, so that its snapshot holds
--- whatever the locks were waited for. The quotient at the end fails the whole statement if the log
--- got another number of rows than there were heads to move.
+-- The hot path: lock heads in the order of their refs, move those that may be moved, log what was
+-- moved. By itself it writes what is right, but what it tells of the others may be out of date: its
+-- snapshot is older than the locks that it waited for. Behind `lock_heads` in one transaction it
+-- holds. The quotient at the end fails the whole statement if the log got another number of rows
+-- than there were heads to move.
 WITH found AS (
     SELECT t.*, a.version, a.commit_id AS head_commit, a.tombstone, a.position,
            r.version AS request_version, r.fingerprint AS request_fingerprint,
@@ -34,6 +35,8 @@ WITH found AS (
     JOIN maitred.aggregates a ON a.kind = t.kind AND a.id = t.id
     LEFT JOIN maitred.events r
     ON r.request_id = t.request_id AND r.kind + 0 = t.kind AND r.id || '' = t.id
+    ORDER BY a.kind, a.id
+    FOR UPDATE OF a
 ), good AS (
     SELECT f.*, row_number() OVER (ORDER BY f.n) AS ordinal
     FROM found f

@@ -169,7 +169,7 @@ class Writer:
             await self._drop()
             return [OutcomeUnknown("committing failed")] * len(commits)
 
-    async def _apply(self, commits: Sequence[Commit]) -> list[Answer]:
+    async def _apply(self, commits: Sequence[Commit], *, surely: bool = False) -> list[Answer]:
         """Apply a batch, again if others were in its way, one by one if one spoils the others."""
         pause_s, races = BACKOFF_FIRST_S, 0
         failure: Exception | None = None
@@ -181,7 +181,7 @@ class Writer:
             attempt = Attempt(connection, self._lane)
             try:
                 with deadline(connection, COMMIT_S):
-                    return await attempt.run(commits)
+                    answers = await attempt.run(commits, surely=surely)
             except (psycopg.Error, OSError, *MISFITS) as error:
                 failure = error
                 lost = is_lost(connection, error)
@@ -193,6 +193,8 @@ class Writer:
                     await self._drop()
                 else:
                     await self._roll_back(connection)
+            else:
+                return await self._decide_rest(commits, answers)
             if is_raced(failure):
                 races += 1
                 if races >= RACES:
@@ -209,6 +211,14 @@ class Writer:
             made.__cause__ = failure
             return [made]
         return [translate(failure)] * len(commits)
+
+    async def _decide_rest(
+        self, commits: Sequence[Commit], answers: Sequence[Answer | None]
+    ) -> list[Answer]:
+        """Decide what the quick way left open. What it has written stays, whatever comes of it."""
+        rest = [commit for commit, answer in zip(commits, answers, strict=True) if answer is None]
+        decided = iter(await self._apply(rest, surely=True) if rest else ())
+        return [next(decided) if answer is None else answer for answer in answers]
 
     async def _apply_each(self, commits: Sequence[Commit]) -> list[Answer]:
         """Apply commits one by one, so that one that is refused, or has to wait, spoils no other.
