@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,7 @@ from maitred.server.engine.refs import session_ref
 from maitred.server.engine.sweeper import Sweeper
 from maitred.server.errors import (
     ConcurrentModification,
+    DeadlineExceeded,
     InvalidSession,
     LockTimeout,
     RequestIdReused,
@@ -51,6 +54,25 @@ async def test_lock_is_kept_until_the_commit_is_known(engine: Engine) -> None:
     assert not engine.committer.in_flight or engine.locks.held(session_ref("s1"))
     await engine.committer.drain()
     assert not engine.locks.held(session_ref("s1"))
+
+
+async def test_a_lock_that_comes_after_the_deadline_is_not_used(engine: Engine) -> None:
+    """However late a busy loop hands it over: who called has been told that nothing happened."""
+    await create(engine)
+    ref = session_ref("s1")
+    assert engine.locks.try_acquire(ref)
+    soon = dataclasses.replace(AGENT, deadline=time.monotonic() + 0.01)
+    waiting = asyncio.create_task(engine.execute(turn(), soon))
+    await asyncio.sleep(0)
+    # The loop is held up past the deadline; the timer of the lock had no chance.
+    while soon.deadline is not None and time.monotonic() <= soon.deadline:
+        pass
+    engine.locks.release(ref)
+    with pytest.raises(DeadlineExceeded):
+        await waiting
+
+    assert (await engine.session("s1")).version == 1
+    assert not engine.locks.held(ref)
 
 
 async def test_every_event_makes_the_next_version(engine: Engine) -> None:

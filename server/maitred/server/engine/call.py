@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from maitred.server.errors import PermissionDenied
+from maitred.server.errors import DeadlineExceeded, PermissionDenied
 from maitred.v1.common_pb2 import Role
 
 
@@ -42,6 +42,16 @@ class Call:
         """Seconds until the deadline; None where there is none."""
         return None if self.deadline is None else self.deadline - time.monotonic()
 
+    def time_left(self) -> float | None:
+        """Seconds until the deadline; None where there is none.
+
+        Raises: DeadlineExceeded, where it has passed.
+        """
+        remaining = self.remaining()
+        if remaining is not None and remaining <= 0:
+            raise late()
+        return remaining
+
     def require(self, role: Role.ValueType, what: str) -> None:
         """Refuse unless the actor is at least `role`.
 
@@ -52,6 +62,11 @@ class Call:
                 f"{what} needs role {Role.Name(role).removeprefix('ROLE_')}",
                 metadata={"required_role": Role.Name(role).removeprefix("ROLE_")},
             )
+
+
+def late() -> DeadlineExceeded:
+    """Make the error of a command that was not decided in time: nothing happened."""
+    return DeadlineExceeded("the deadline passed before the command was decided")
 
 
 SYSTEM_CALL = Call(actor=SYSTEM, method="maitred")

@@ -19,7 +19,7 @@ from maitred.server.domain.evolve import EVENT_SCHEMA
 from maitred.server.engine import audit, eventlog, identity, projections
 from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate, aggregates
 from maitred.server.engine.cache import Head, HeadCache
-from maitred.server.engine.call import SYSTEM_CALL, Call
+from maitred.server.engine.call import SYSTEM_CALL, Call, late
 from maitred.server.engine.clock import Clock, Ids, RandomIds, SystemClock
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.committer import Committer, Decided
@@ -242,16 +242,20 @@ class Engine:
         if self._closing:
             raise ShuttingDown("the server is shutting down", retry_after_s=1)
         self.watchdog.check()
-        remaining = call.remaining()
-        if remaining is not None and remaining <= 0:
-            raise _late()
+        remaining = call.time_left()
         if self.locks.try_acquire(ref):
             return
         try:
             await self.locks.acquire(ref, remaining)
         except LockTimeout:
             if remaining is not None and remaining < self.settings.lock_timeout_s:
-                raise _late() from None
+                raise late() from None
+            raise
+        try:
+            # The lock may have come late, on a loop that was too busy to say so in time.
+            call.time_left()
+        except DeadlineExceeded:
+            self.locks.release(ref)
             raise
 
     async def _decide(self, command: Command, call: Call, who: _Identity) -> Result | Decided:
@@ -389,10 +393,6 @@ class Engine:
         """The time of a decision: never before the event it follows."""
         now_ns = self.clock.now_ns()
         return now_ns if head is None else max(now_ns, head.time_ns)
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the deadline passed before the command was decided")
 
 
 def _require_same(recorded: bytes, who: _Identity) -> None:
