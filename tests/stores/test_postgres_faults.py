@@ -6,12 +6,12 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from tests.support.postgres import PostgresServer, gate, running_postgres
+from tests.support.postgres import Opener, PostgresServer, gate, opening, running_postgres
 
 from maitred.server.stores.base import (
     Append,
@@ -40,8 +40,6 @@ from maitred.server.testing.samples import (
     start,
 )
 
-Opener = Callable[..., Awaitable[PostgresStore]]
-
 _PATIENCE_S = 30
 
 
@@ -61,16 +59,8 @@ def url(mortal: PostgresServer) -> str:
 @pytest.fixture
 async def opened() -> AsyncIterator[Opener]:
     """Open stores that are closed at the end."""
-    stores: list[PostgresStore] = []
-
-    async def make(url: str, **options: object) -> PostgresStore:
-        stores.append(PostgresStore(url, **options))  # type: ignore[arg-type]  # the test names them
-        await stores[-1].open()
-        return stores[-1]
-
-    yield make
-    for store in stores:
-        await store.close()
+    async with opening() as opener:
+        yield opener
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from tests.support.postgres import gate
+from tests.support.postgres import Opener, gate, opening
 
 from maitred.server.stores.base import (
     ClaimTaken,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _SECOND = 10**9
 
 
-Opener = Callable[..., Awaitable[PostgresStore]]
 Pair = tuple[PostgresStore, PostgresStore]
 
 
@@ -52,16 +52,8 @@ def url(postgres: PostgresServer) -> str:
 @pytest.fixture
 async def opened(url: str) -> AsyncIterator[Opener]:
     """Open stores on one database; they are closed at the end."""
-    stores: list[PostgresStore] = []
-
-    async def make(**options: object) -> PostgresStore:
-        stores.append(PostgresStore(url, **options))  # type: ignore[arg-type]  # the test names them
-        await stores[-1].open()
-        return stores[-1]
-
-    yield make
-    for store in stores:
-        await store.close()
+    async with opening() as opener:
+        yield partial(opener, url)
 
 
 @pytest.fixture

@@ -8,14 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import psycopg
 import pytest
 
+from maitred.server.stores.postgres import PostgresStore
 from maitred.server.testing.postgres_server import NoPostgres, PostgresServer
 
-__all__ = ["Gate", "PostgresServer", "gate", "running_postgres"]
+__all__ = ["Gate", "Opener", "PostgresServer", "gate", "opening", "running_postgres"]
+
+Opener = Callable[..., Awaitable[PostgresStore]]
+"""Opens a store of the URL and the options given."""
+
+
+@contextlib.asynccontextmanager
+async def opening() -> AsyncIterator[Opener]:
+    """Open stores that are closed at the end."""
+    stores: list[PostgresStore] = []
+
+    async def make(url: str, **options: object) -> PostgresStore:
+        stores.append(PostgresStore(url, **options))  # type: ignore[arg-type]  # the test names them
+        await stores[-1].open()
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.close()
 
 
 class Gate:

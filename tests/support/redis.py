@@ -38,13 +38,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 def _running() -> Iterator[RedisServer]:
-    server = RedisServer()
-    try:
-        server.start()
-    except NoRedis as reason:
-        pytest.skip(str(reason))
-    except BaseException:
-        server.close()
-        raise
-    with contextlib.closing(server):
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(RedisServer())
+        except NoRedis as reason:
+            pytest.skip(str(reason))
         yield server

@@ -74,12 +74,10 @@ def books_directory(settings: Settings) -> Path | None:
     """Find the simulated provider's books; None where the data is in memory and so are they."""
     if settings.simulated_dir:
         return Path(settings.simulated_dir)
-    if settings.data.lower().startswith("memory:"):
-        return None
-    if settings.data.lower().startswith(("redis:", "rediss:")):
-        return Path.cwd()
     path = settings.data
-    if path.lower().startswith(("postgresql:", "postgres:")):
+    if path.lower().startswith("memory:"):
+        return None
+    if path.lower().startswith(("redis:", "rediss:", "postgresql:", "postgres:")):
         # It names no folder of this machine; several servers set `simulated_dir` to one they share.
         return Path.cwd()
     if path.lower().startswith("sqlite:"):

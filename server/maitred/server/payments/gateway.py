@@ -70,13 +70,9 @@ class Gateway:
         self, reference: str, urgency: Urgency, sending: Sending | None = None
     ) -> ProviderSnapshot:
         """Read a payment. Raises: ProviderError, as `PaymentProvider.retrieve`."""
-
-        def retrieve() -> Awaitable[ProviderSnapshot]:
-            if sending is not None:
-                sending()
-            return self.provider.retrieve(reference)
-
-        return await self._call(Operation.RETRIEVE, urgency, retrieve)
+        return await self._call(
+            Operation.RETRIEVE, urgency, lambda: self.provider.retrieve(reference), sending
+        )
 
     async def find(self, payment: Payment, urgency: Urgency) -> ProviderSnapshot | None:
         """Look for what was made for a payment. Raises: ProviderError."""
@@ -89,13 +85,9 @@ class Gateway:
         self, provider_payment_id: str, urgency: Urgency, sending: Sending | None = None
     ) -> ProviderSnapshot:
         """Make a link unusable. Raises: ProviderError, as `PaymentProvider.expire`."""
-
-        def expire() -> Awaitable[ProviderSnapshot]:
-            if sending is not None:
-                sending()
-            return self.provider.expire(provider_payment_id)
-
-        return await self._call(Operation.EXPIRE, urgency, expire)
+        return await self._call(
+            Operation.EXPIRE, urgency, lambda: self.provider.expire(provider_payment_id), sending
+        )
 
     async def refund(
         self, payment: Payment, refund_id: str, minor_units: int, key: str, urgency: Urgency
@@ -121,12 +113,18 @@ class Gateway:
             await self.provider.probe()
 
     async def _call(
-        self, operation: Operation, urgency: Urgency, call: Callable[[], Awaitable[T]]
+        self,
+        operation: Operation,
+        urgency: Urgency,
+        call: Callable[[], Awaitable[T]],
+        sending: Sending | None = None,
     ) -> T:
         await self._throttle(operation).enter(urgency)
         async with self._slots:
             try:
                 async with self._limit(operation):
+                    if sending is not None:
+                        sending()
                     answer = await call()
             except ProviderError as error:
                 self._learn_from(error)

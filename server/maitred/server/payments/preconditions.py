@@ -31,10 +31,8 @@ async def carried_over(engine: Engine, request: R, payment_id: str) -> R:
     Only to be asked after the request's preconditions were found to hold. Answers the request as
     it is where somebody else has changed what it expects. Raises: InvalidSession, SessionDeleted.
     """
-    whole, money = (
-        request.HasField("expected_version"),
-        request.HasField("expected_payment_version"),
-    )
+    whole = request.HasField("expected_version")
+    money = request.HasField("expected_payment_version")
     if not whole and not money:
         return request
     session: Session = (await engine.session(request.session_id)).state
@@ -56,22 +54,18 @@ async def _is_news(
     engine: Engine, session: Session, payment_id: str, count: int, among: list[str] | None
 ) -> bool:
     """Whether the newest so many events up to a state are all of one payment."""
-    if not 0 <= count <= MOST_NEWS:
+    if count == 0:
+        return True
+    if not 0 < count <= MOST_NEWS:
         return False
-    found = await engine.events(
-        session_ref(session.session_id),
-        0,
-        max(count, 1),
-        among,
-        before=session.version + 1,
-        newest_first=True,
-    )
-    return all(_is_of(event, payment_id) for event in found[:count])
+    ref, end = session_ref(session.session_id), session.version + 1
+    found = await engine.events(ref, 0, count, among, before=end, newest_first=True)
+    return all(_is_of(event, payment_id) for event in found)
 
 
 def _is_of(event: Event, payment_id: str) -> bool:
     change = event.WhichOneof("change") or ""
-    if change not in changes.PAYMENT_CHANGES:
-        return False
-    payment = changes.changed_payment(change, event)
-    return payment is not None and payment.payment_id == payment_id
+    return (
+        change in changes.PAYMENT_CHANGES
+        and getattr(event, change).payment.payment_id == payment_id
+    )

@@ -19,6 +19,7 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreUnavailable,
 )
+from maitred.server.stores.doubts import Doubts
 from maitred.server.stores.inbox import LINGER_S, QUEUE_COMMITS, Inbox, Job, Submission
 from maitred.server.stores.postgres.batch import Attempt
 from maitred.server.stores.postgres.connection import cut, deadline, is_fresh
@@ -112,7 +113,7 @@ class Writer:
         self._wrote = wrote
         self._inbox = DisjointInbox(queue_commits, linger_s)
         self._loop = asyncio.get_running_loop()
-        self._unresolved: set[bytes] = set()
+        self._doubts = Doubts()
         self._last_write = 0.0
         self.batches = 0
         self.commits = 0
@@ -279,20 +280,7 @@ class Writer:
             self._wrote()
 
     def _resolve(self, commit: Commit, answer: Answer) -> Answer:
-        """Keep the outcome of a commit unknown until something definite is known of it.
-
-        A later attempt that could not be made says nothing about an earlier one.
-        """
-        if not commit.appends:
-            return answer
-        commit_id = commit.appends[0].commit_id
-        if isinstance(answer, OutcomeUnknown):
-            self._unresolved.add(commit_id)
-        elif commit_id in self._unresolved:
-            if isinstance(answer, StoreFull | StoreUnavailable):
-                return OutcomeUnknown(f"still unknown: {answer}")
-            self._unresolved.discard(commit_id)
-        return answer
+        return self._doubts.weigh(commit, answer, vague=(StoreFull, StoreUnavailable))
 
     def _answer(self, done: Done, answer: Answer) -> None:
         try:

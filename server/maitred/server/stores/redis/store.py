@@ -32,6 +32,8 @@ from maitred.server.stores.base import (
     StoreUnavailable,
     Table,
 )
+from maitred.server.stores.doubts import Doubts
+from maitred.server.stores.inbox import QUEUE_COMMITS
 from maitred.server.stores.redis.address import parse_address
 from maitred.server.stores.redis.codec import (
     append_arguments,
@@ -61,7 +63,7 @@ from maitred.server.stores.redis.reader import (
     read_versions,
 )
 from maitred.server.stores.redis.restore import restore
-from maitred.server.stores.redis.writer import QUEUE_COMMITS, Doubts, Writer
+from maitred.server.stores.redis.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence

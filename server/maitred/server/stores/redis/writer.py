@@ -21,6 +21,8 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreUnavailable,
 )
+from maitred.server.stores.doubts import Doubts
+from maitred.server.stores.inbox import BATCH_BYTES, BATCH_COMMITS, QUEUE_BYTES, QUEUE_COMMITS
 from maitred.server.stores.redis.codec import commit_arguments, outcome_of
 from maitred.server.stores.redis.gateway import LOST, Gateway, ask, drop, pack, refusal
 from maitred.server.stores.redis.scripts import SCRIPTS
@@ -35,11 +37,6 @@ _log = structlog.get_logger(__name__)
 
 Answer = Outcome | StoreError
 
-BATCH_COMMITS: Final = 256
-BATCH_BYTES: Final = 4 * 1024 * 1024
-QUEUE_COMMITS: Final = 4096
-QUEUE_BYTES: Final = 64 * 1024 * 1024
-
 _SCRIPT_ARGUMENTS: Final = 5
 
 
@@ -52,35 +49,6 @@ class Submission:
         self.commit = commit
         self.done = done
         self.payload = payload
-
-
-class Doubts:
-    """Commits that may have been applied.
-
-    Such a commit is not certainly absent because a later submission of it did not get through.
-    """
-
-    def __init__(self) -> None:
-        self._open: set[bytes] = set()
-
-    def weigh(self, commit: Commit, answer: Answer) -> Answer:
-        """Return what may be said of a commit whose submission had this answer."""
-        if not commit.appends:
-            return answer
-        name = commit.appends[0].commit_id
-        if isinstance(answer, OutcomeUnknown):
-            self._open.add(name)
-        elif name in self._open:
-            if isinstance(answer, StoreUnavailable):
-                return OutcomeUnknown(str(answer))
-            self._open.discard(name)
-        return answer
-
-    def full(self, commit: Commit) -> StoreError:
-        """Return the answer to a commit that finds no place in the queue."""
-        if commit.appends and commit.appends[0].commit_id in self._open:
-            return OutcomeUnknown("too many commits are queued")
-        return StoreFull("too many commits are queued")
 
 
 class Writer:
@@ -128,7 +96,8 @@ class Writer:
             self._loop.call_soon(done, refused)
             return
         if len(self._queue) >= self._queue_commits or self._bytes + len(payload) > QUEUE_BYTES:
-            self._loop.call_soon(done, self._doubts.full(commit))
+            full = StoreFull("too many commits are queued")
+            self._loop.call_soon(done, self._doubts.weigh(commit, full, vague=(StoreFull,)))
             return
         self._queue.append(Submission(commit, done, payload))
         self._bytes += len(payload)
