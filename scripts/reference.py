@@ -53,7 +53,7 @@ def _lines() -> Iterator[str]:
             yield "| rpc | least role | what it does |"
             yield "|---|---|---|"
             for method in service.methods:
-                role = method.GetOptions().Extensions[common_pb2.minimum_role]
+                role = method.GetOptions().Extensions[common_pb2.method].minimum_role
                 name = common_pb2.Role.Name(role).removeprefix("ROLE_")
                 stream = " (stream)" if method.server_streaming else ""
                 yield f"| {method.name}{stream} | {name} | {comments[method.name]} |"
@@ -66,7 +66,7 @@ def _lines() -> Iterator[str]:
     yield "|---|---|---|"
     comments = _comments("maitred/v1/common.proto")
     for value in common_pb2.ErrorReason.DESCRIPTOR.values[1:]:
-        status = value.GetOptions().Extensions[common_pb2.status]
+        status = value.GetOptions().Extensions[common_pb2.reason].status
         yield f"| {value.name.removeprefix('ERROR_REASON_')} | {status} | {comments[value.name]} |"
     yield ""
     yield "## Settings"

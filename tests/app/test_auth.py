@@ -180,7 +180,7 @@ async def test_every_rpc_demands_its_role(
     token = tokens.by_role[role]
 
     for name, method in METHODS:
-        minimum = method.GetOptions().Extensions[common_pb2.minimum_role]
+        minimum = method.GetOptions().Extensions[common_pb2.method].minimum_role
         bound = "session_id" in method.input_type.fields_by_name
         request = session_pb2.GetSessionRequest(session_id="mine") if bound else b""
         data = request if isinstance(request, bytes) else request.SerializeToString()

@@ -35,7 +35,7 @@ TRAILER = "grpc-status-details-bin"
 def status_in_contract(reason: str) -> grpc.StatusCode:
     """The status that the contract gives a reason."""
     value = common_pb2.ErrorReason.DESCRIPTOR.values_by_name[PREFIX + reason]
-    return grpc.StatusCode[value.GetOptions().Extensions[common_pb2.status]]
+    return grpc.StatusCode[value.GetOptions().Extensions[common_pb2.reason].status]
 
 
 def packed(*details: Message) -> list[any_pb2.Any]:

@@ -42,7 +42,9 @@ MUTATIONS: dict[str, MethodDescriptor] = {
 """Every rpc that changes something: those that a request id makes safe to repeat."""
 
 STATUS_OF: dict[str, str] = {
-    value.name.removeprefix("ERROR_REASON_"): str(value.GetOptions().Extensions[common_pb2.status])
+    value.name.removeprefix("ERROR_REASON_"): str(
+        value.GetOptions().Extensions[common_pb2.reason].status
+    )
     for value in common_pb2.ErrorReason.DESCRIPTOR.values
 }
 """The contract's table: the gRPC status of every reason."""

@@ -122,5 +122,5 @@ def reason_name(code: common_pb2.ErrorReason.ValueType) -> str:
 
 def _status(code: common_pb2.ErrorReason.ValueType) -> grpc.StatusCode:
     value = common_pb2.ErrorReason.DESCRIPTOR.values_by_number[code]
-    name = value.GetOptions().Extensions[common_pb2.status]
+    name = value.GetOptions().Extensions[common_pb2.reason].status
     return grpc.StatusCode[name] if name else grpc.StatusCode.UNKNOWN

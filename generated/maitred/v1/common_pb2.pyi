@@ -3,9 +3,11 @@
 isort:skip_file
 Vocabulary that every file of the contract shares."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
@@ -286,6 +288,86 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 99
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
+class MethodRules(_message.Message):
+    """MethodRules are the options of an rpc."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MINIMUM_ROLE_FIELD_NUMBER: _builtins.int
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    minimum_role: Global___Role.ValueType
+    """The least role that may call it."""
+    max_request_bytes: _builtins.int
+    """Most bytes of a request, checked before it is parsed; 0 means 16 KiB."""
+    def __init__(
+        self,
+        *,
+        minimum_role: Global___Role.ValueType = ...,
+        max_request_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_request_bytes", b"max_request_bytes", "minimum_role", b"minimum_role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodRules: _TypeAlias = MethodRules  # noqa: Y015
+
+@_typing.final
+class FieldRules(_message.Message):
+    """FieldRules are the options of a field."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSONAL_FIELD_NUMBER: _builtins.int
+    VISIBLE_FROM_FIELD_NUMBER: _builtins.int
+    personal: _builtins.bool
+    """The field holds personal data: it is kept apart from the hashed log and can be erased."""
+    visible_from: Global___Role.ValueType
+    """The least role that sees the field; it is cleared for callers below it."""
+    def __init__(
+        self,
+        *,
+        personal: _builtins.bool = ...,
+        visible_from: Global___Role.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldRules: _TypeAlias = FieldRules  # noqa: Y015
+
+@_typing.final
+class ReasonRules(_message.Message):
+    """ReasonRules are the options of an ErrorReason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    status: _builtins.str
+    """The gRPC status that it travels under; server and clients read it from here."""
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of the metadata that may come with it."""
+
+    def __init__(
+        self,
+        *,
+        status: _builtins.str = ...,
+        metadata: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasonRules: _TypeAlias = ReasonRules  # noqa: Y015
+
+@_typing.final
 class Money(_message.Message):
     """Money is an exact amount in the smallest unit that the payment provider counts in."""
 
@@ -311,15 +393,12 @@ class Money(_message.Message):
 
 Global___Money: _TypeAlias = Money  # noqa: Y015
 
-MINIMUM_ROLE_FIELD_NUMBER: _builtins.int
-PERSONAL_FIELD_NUMBER: _builtins.int
-VISIBLE_FROM_FIELD_NUMBER: _builtins.int
-STATUS_FIELD_NUMBER: _builtins.int
-minimum_role: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Role.ValueType]
-"""The least role that may call the method; a method without it is refused at start."""
-personal: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""The field holds personal data: it is kept apart from the hashed log and can be erased."""
-visible_from: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___Role.ValueType]
-"""The least role that sees the field; it is cleared for callers below it."""
-status: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, _builtins.str]
-"""The gRPC status that an ErrorReason travels under; server and clients read it from here."""
+METHOD_FIELD_NUMBER: _builtins.int
+FIELD_FIELD_NUMBER: _builtins.int
+REASON_FIELD_NUMBER: _builtins.int
+method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRules]
+"""What maitred must know of an rpc; one without it is refused at start."""
+field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRules]
+"""What maitred must know of a field."""
+reason: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, Global___ReasonRules]
+"""What maitred must know of an ErrorReason."""

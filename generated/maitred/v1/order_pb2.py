@@ -28,15 +28,16 @@ from maitred.v1 import event_pb2 as maitred_dot_v1_dot_event__pb2
 from maitred.v1 import state_pb2 as maitred_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maitred/v1/order.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\xd9\x03\n\x0e\x41\x64\x64ItemRequest\x12>\n\nsession_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x18\n\x04item\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x08quantity\x18\x0b \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12$\n\tmodifiers\x18\x0c \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\nopen_price\x18\x0e \x01(\x0b\x32\x11.maitred.v1.MoneyB\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x90\x01\n\x0f\x41\x64\x64ItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\xfb\x02\n\x11RemoveItemRequest\x12>\n\nsession_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1b\n\x08quantity\x18\x0b \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x93\x01\n\x12RemoveItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\xc0\x02\n\x11PlaceOrderRequest\x12>\n\nsession_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x90\x01\n\x12PlaceOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\xc0\x02\n\x11\x43learOrderRequest\x12>\n\nsession_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"n\n\x12\x43learOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xb4\x03\n\x0fVoidLineRequest\x12>\n\nsession_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1d\n\x0corder_number\x18\x0b \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1b\n\x08quantity\x18\x0c \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x1a\n\x06reason\x18\r \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x8e\x01\n\x10VoidLineResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\x90\x01\n\x11ListOrdersRequest\x12>\n\nsession_id\x18\x01 \x01(\tB*\xbaH\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"P\n\x12ListOrdersResponse\x12!\n\x06orders\x18\x01 \x03(\x0b\x32\x11.maitred.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf1\x03\n\x0cOrderService\x12H\n\x07\x41\x64\x64Item\x12\x1a.maitred.v1.AddItemRequest\x1a\x1b.maitred.v1.AddItemResponse\"\x04\xc8\xf3\x18\x02\x12Q\n\nRemoveItem\x12\x1d.maitred.v1.RemoveItemRequest\x1a\x1e.maitred.v1.RemoveItemResponse\"\x04\xc8\xf3\x18\x02\x12Q\n\nPlaceOrder\x12\x1d.maitred.v1.PlaceOrderRequest\x1a\x1e.maitred.v1.PlaceOrderResponse\"\x04\xc8\xf3\x18\x02\x12Q\n\nClearOrder\x12\x1d.maitred.v1.ClearOrderRequest\x1a\x1e.maitred.v1.ClearOrderResponse\"\x04\xc8\xf3\x18\x02\x12K\n\x08VoidLine\x12\x1b.maitred.v1.VoidLineRequest\x1a\x1c.maitred.v1.VoidLineResponse\"\x04\xc8\xf3\x18\x03\x12Q\n\nListOrders\x12\x1d.maitred.v1.ListOrdersRequest\x1a\x1e.maitred.v1.ListOrdersResponse\"\x04\xc8\xf3\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maitred/v1/order.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\xcd\x03\n\x0e\x41\x64\x64ItemRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x18\n\x04item\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x08quantity\x18\x0b \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12$\n\tmodifiers\x18\x0c \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\nopen_price\x18\x0e \x01(\x0b\x32\x11.maitred.v1.MoneyB\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x90\x01\n\x0f\x41\x64\x64ItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\xef\x02\n\x11RemoveItemRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1b\n\x08quantity\x18\x0b \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x93\x01\n\x12RemoveItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\xb4\x02\n\x11PlaceOrderRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x90\x01\n\x12PlaceOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\xb4\x02\n\x11\x43learOrderRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"n\n\x12\x43learOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xa8\x03\n\x0fVoidLineRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1d\n\x0corder_number\x18\x0b \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1b\n\x08quantity\x18\x0c \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00\x12\x1a\n\x06reason\x18\r \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x8e\x01\n\x10VoidLineResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\x84\x01\n\x11ListOrdersRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"P\n\x12ListOrdersResponse\x12!\n\x06orders\x18\x01 \x03(\x0b\x32\x11.maitred.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf7\x03\n\x0cOrderService\x12I\n\x07\x41\x64\x64Item\x12\x1a.maitred.v1.AddItemRequest\x1a\x1b.maitred.v1.AddItemResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nRemoveItem\x12\x1d.maitred.v1.RemoveItemRequest\x1a\x1e.maitred.v1.RemoveItemResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nPlaceOrder\x12\x1d.maitred.v1.PlaceOrderRequest\x1a\x1e.maitred.v1.PlaceOrderResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nClearOrder\x12\x1d.maitred.v1.ClearOrderRequest\x1a\x1e.maitred.v1.ClearOrderResponse\"\x05\xe2l\x02\x08\x02\x12L\n\x08VoidLine\x12\x1b.maitred.v1.VoidLineRequest\x1a\x1c.maitred.v1.VoidLineResponse\"\x05\xe2l\x02\x08\x03\x12R\n\nListOrders\x12\x1d.maitred.v1.ListOrdersRequest\x1a\x1e.maitred.v1.ListOrdersResponse\"\x05\xe2l\x02\x08\x01\x42\x88\x01\n\x0e\x64\x65v.maitred.v1B\nOrderProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'maitred.v1.order_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.maitred.v1B\nOrderProtoP\001Z$maitred.dev/gen/maitred/v1;maitredv1\242\002\003MTD\252\002\nMaitred.V1\312\002\nMaitred\\V1\342\002\023Maitred\\V1\\Metadata\352\002\013Maitred::V1'
   _globals['_ADDITEMREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_ADDITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_ADDITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_ADDITEMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_ADDITEMREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_ADDITEMREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -54,7 +55,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDITEMREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_ADDITEMREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_REMOVEITEMREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_REMOVEITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_REMOVEITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_REMOVEITEMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REMOVEITEMREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_REMOVEITEMREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -68,7 +69,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEITEMREQUEST'].fields_by_name['quantity']._loaded_options = None
   _globals['_REMOVEITEMREQUEST'].fields_by_name['quantity']._serialized_options = b'\272H\006\032\004\030d(\000'
   _globals['_PLACEORDERREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_PLACEORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_PLACEORDERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_PLACEORDERREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -78,7 +79,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEORDERREQUEST'].fields_by_name['expected_reset_count']._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['expected_reset_count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_CLEARORDERREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_CLEARORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_CLEARORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_CLEARORDERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CLEARORDERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_CLEARORDERREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -88,7 +89,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEARORDERREQUEST'].fields_by_name['expected_reset_count']._loaded_options = None
   _globals['_CLEARORDERREQUEST'].fields_by_name['expected_reset_count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_VOIDLINEREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_VOIDLINEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_VOIDLINEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_VOIDLINEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_VOIDLINEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_VOIDLINEREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -106,47 +107,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOIDLINEREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_VOIDLINEREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\200\010'
   _globals['_LISTORDERSREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_LISTORDERSREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\'r%2#^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'
+  _globals['_LISTORDERSREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_ORDERSERVICE'].methods_by_name['AddItem']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['AddItem']._serialized_options = b'\310\363\030\002'
+  _globals['_ORDERSERVICE'].methods_by_name['AddItem']._serialized_options = b'\342l\002\010\002'
   _globals['_ORDERSERVICE'].methods_by_name['RemoveItem']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['RemoveItem']._serialized_options = b'\310\363\030\002'
+  _globals['_ORDERSERVICE'].methods_by_name['RemoveItem']._serialized_options = b'\342l\002\010\002'
   _globals['_ORDERSERVICE'].methods_by_name['PlaceOrder']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['PlaceOrder']._serialized_options = b'\310\363\030\002'
+  _globals['_ORDERSERVICE'].methods_by_name['PlaceOrder']._serialized_options = b'\342l\002\010\002'
   _globals['_ORDERSERVICE'].methods_by_name['ClearOrder']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['ClearOrder']._serialized_options = b'\310\363\030\002'
+  _globals['_ORDERSERVICE'].methods_by_name['ClearOrder']._serialized_options = b'\342l\002\010\002'
   _globals['_ORDERSERVICE'].methods_by_name['VoidLine']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['VoidLine']._serialized_options = b'\310\363\030\003'
+  _globals['_ORDERSERVICE'].methods_by_name['VoidLine']._serialized_options = b'\342l\002\010\003'
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\310\363\030\001'
+  _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\342l\002\010\001'
   _globals['_ADDITEMREQUEST']._serialized_start=141
-  _globals['_ADDITEMREQUEST']._serialized_end=614
-  _globals['_ADDITEMRESPONSE']._serialized_start=617
-  _globals['_ADDITEMRESPONSE']._serialized_end=761
-  _globals['_REMOVEITEMREQUEST']._serialized_start=764
-  _globals['_REMOVEITEMREQUEST']._serialized_end=1143
-  _globals['_REMOVEITEMRESPONSE']._serialized_start=1146
-  _globals['_REMOVEITEMRESPONSE']._serialized_end=1293
-  _globals['_PLACEORDERREQUEST']._serialized_start=1296
-  _globals['_PLACEORDERREQUEST']._serialized_end=1616
-  _globals['_PLACEORDERRESPONSE']._serialized_start=1619
-  _globals['_PLACEORDERRESPONSE']._serialized_end=1763
-  _globals['_CLEARORDERREQUEST']._serialized_start=1766
-  _globals['_CLEARORDERREQUEST']._serialized_end=2086
-  _globals['_CLEARORDERRESPONSE']._serialized_start=2088
-  _globals['_CLEARORDERRESPONSE']._serialized_end=2198
-  _globals['_VOIDLINEREQUEST']._serialized_start=2201
-  _globals['_VOIDLINEREQUEST']._serialized_end=2637
-  _globals['_VOIDLINERESPONSE']._serialized_start=2640
-  _globals['_VOIDLINERESPONSE']._serialized_end=2782
-  _globals['_LISTORDERSREQUEST']._serialized_start=2785
-  _globals['_LISTORDERSREQUEST']._serialized_end=2929
-  _globals['_LISTORDERSRESPONSE']._serialized_start=2931
-  _globals['_LISTORDERSRESPONSE']._serialized_end=3011
-  _globals['_ORDERSERVICE']._serialized_start=3014
-  _globals['_ORDERSERVICE']._serialized_end=3511
+  _globals['_ADDITEMREQUEST']._serialized_end=602
+  _globals['_ADDITEMRESPONSE']._serialized_start=605
+  _globals['_ADDITEMRESPONSE']._serialized_end=749
+  _globals['_REMOVEITEMREQUEST']._serialized_start=752
+  _globals['_REMOVEITEMREQUEST']._serialized_end=1119
+  _globals['_REMOVEITEMRESPONSE']._serialized_start=1122
+  _globals['_REMOVEITEMRESPONSE']._serialized_end=1269
+  _globals['_PLACEORDERREQUEST']._serialized_start=1272
+  _globals['_PLACEORDERREQUEST']._serialized_end=1580
+  _globals['_PLACEORDERRESPONSE']._serialized_start=1583
+  _globals['_PLACEORDERRESPONSE']._serialized_end=1727
+  _globals['_CLEARORDERREQUEST']._serialized_start=1730
+  _globals['_CLEARORDERREQUEST']._serialized_end=2038
+  _globals['_CLEARORDERRESPONSE']._serialized_start=2040
+  _globals['_CLEARORDERRESPONSE']._serialized_end=2150
+  _globals['_VOIDLINEREQUEST']._serialized_start=2153
+  _globals['_VOIDLINEREQUEST']._serialized_end=2577
+  _globals['_VOIDLINERESPONSE']._serialized_start=2580
+  _globals['_VOIDLINERESPONSE']._serialized_end=2722
+  _globals['_LISTORDERSREQUEST']._serialized_start=2725
+  _globals['_LISTORDERSREQUEST']._serialized_end=2857
+  _globals['_LISTORDERSRESPONSE']._serialized_start=2859
+  _globals['_LISTORDERSRESPONSE']._serialized_end=2939
+  _globals['_ORDERSERVICE']._serialized_start=2942
+  _globals['_ORDERSERVICE']._serialized_end=3445
 # @@protoc_insertion_point(module_scope)

@@ -56,7 +56,7 @@ class MaitredError(Exception):
 def status_of(reason: common_pb2.ErrorReason.ValueType) -> str:
     """Read the gRPC status of a reason from the contract."""
     value = common_pb2.ErrorReason.DESCRIPTOR.values_by_number[reason]
-    return str(value.GetOptions().Extensions[common_pb2.status])
+    return str(value.GetOptions().Extensions[common_pb2.reason].status)
 
 
 class InsufficientFunds(MaitredError):

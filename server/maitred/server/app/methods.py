@@ -73,7 +73,7 @@ def describe(rpc: MethodDescriptor, handler: Any) -> Method:
 
     Raises: ContractError.
     """
-    minimum_role = rpc.GetOptions().Extensions[common_pb2.minimum_role]
+    minimum_role = rpc.GetOptions().Extensions[common_pb2.method].minimum_role
     if minimum_role == Role.ROLE_UNSPECIFIED:
         raise ContractError(f"{rpc.full_name} has no minimum_role")
     name = f"{rpc.containing_service.full_name}/{rpc.name}"

@@ -37,9 +37,9 @@ _REMEMBERED_BYTES: Final = 64 * 1024
 def is_hidden(option_holder: FieldDescriptor, role: Role.ValueType) -> bool:
     """Whether the contract keeps a field from a role."""
     options = option_holder.GetOptions()
-    if options.Extensions[common_pb2.visible_from] > role:
+    if options.Extensions[common_pb2.field].visible_from > role:
         return True
-    return role <= Role.ROLE_VIEWER and bool(options.Extensions[common_pb2.personal])
+    return role <= Role.ROLE_VIEWER and bool(options.Extensions[common_pb2.field].personal)
 
 
 @dataclass(slots=True)

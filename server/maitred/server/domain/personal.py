@@ -63,7 +63,7 @@ def _change_plan(change: str) -> tuple[_Step, ...]:
 def _plan(descriptor: Descriptor) -> tuple[_Step, ...]:
     steps: list[_Step] = []
     for field in descriptor.fields:
-        if field.GetOptions().Extensions[common_pb2.personal]:
+        if field.GetOptions().Extensions[common_pb2.field].personal:
             steps.append(_Step(field.name, leaf=True, repeated=field.is_repeated, inner=()))
         elif _descends(field):
             inner = _plan(field.message_type)
