@@ -77,7 +77,9 @@ async def test_undecodable_bytes_are_a_malformed_request(serve: Serve) -> None:
 async def test_broken_rules_are_named_by_field(serve: Serve) -> None:
     """Every broken rule of the contract is a field violation with the field's path."""
     rig = await serve()
-    request = order_pb2.AddItemRequest(session_id="a b", item="x", quantity=101, modifiers=["ok", ""])
+    request = order_pb2.AddItemRequest(
+        session_id="a b", item="x", quantity=101, modifiers=["ok", ""]
+    )
 
     failure = await rig.call.fails(ADD_ITEM, request)
 

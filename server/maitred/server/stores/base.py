@@ -177,6 +177,13 @@ class Store(Protocol):
         Their rows are not written: these are put into commits, in an order of their own.
         """
 
+    async def adopt(self, secret: bytes) -> None:
+        """Take over the secret of the data that are being copied here, for good.
+
+        What was stored under another one no longer counts: only for a store that holds nothing
+        of its own. `StoreInfo` has it from the next `open` on.
+        """
+
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind, tombstones excluded; may be an estimate above 10 000."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from maitred.server.stores.base import (
+    SECRET_BYTES,
     Append,
     BackupInfo,
     Claim,
@@ -68,6 +69,7 @@ class MemoryStore:
         self._changes = Changes()
         self._state = MemoryState()
         self._epoch = os.urandom(_EPOCH_BYTES)
+        self._secret = os.urandom(SECRET_BYTES)
 
     async def open(self) -> StoreInfo:
         """Open; there is nothing to migrate."""
@@ -79,6 +81,7 @@ class MemoryStore:
             engine="memory",
             epoch=self._epoch,
             schema=1,
+            secret=self._secret,
             exclusive=True,
             cross_aggregate=True,
             linearizable=True,
@@ -337,6 +340,11 @@ class MemoryStore:
         """Write aggregates as they were scanned."""
         self._check_open()
         return sum([self._state.restore(record) for record in records])
+
+    async def adopt(self, secret: bytes) -> None:
+        """Take over another store's secret."""
+        self._check_open()
+        self._secret = secret
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

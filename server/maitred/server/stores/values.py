@@ -10,6 +10,7 @@ from typing import NamedTuple
 from maitred.server.stores.failures import StoreError
 
 __all__ = [
+    "SECRET_BYTES",
     "Append",
     "BackupInfo",
     "Claim",
@@ -249,6 +250,10 @@ class StoreInfo(NamedTuple):
     epoch: bytes
     """16 random bytes of this history; a restored backup mints new ones."""
     schema: int
+    secret: bytes
+    """32 random bytes that all servers of these data share, for keyed digests of what must not be
+    stored as it is; they go with the data into backups and copies. Empty only where data older
+    than that is opened for reading."""
     exclusive: bool
     """This process is the only writer, so its memory may answer reads and refusals."""
     cross_aggregate: bool
@@ -274,6 +279,8 @@ class Record(NamedTuple):
     more: bool
     """More events of the same aggregate follow in the next record."""
 
+
+SECRET_BYTES = 32
 
 Done = Callable[[Outcome | StoreError], None]
 Progress = Callable[[int, int], None]

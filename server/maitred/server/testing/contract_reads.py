@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from maitred.server.stores.base import (
+    SECRET_BYTES,
     Commit,
     HeadFilter,
     Index,
@@ -143,6 +144,19 @@ class ReadContract(ContractBase):
         assert refs[3] not in await _heads(store, HeadFilter(labels=(("table", "3"),)))
         assert refs[3] not in await _heads(store, HeadFilter(statuses=(0,)))
         assert await store.count(Kind.SESSION) == len(left)
+
+    async def test_the_secret_stays_and_can_be_adopted(self, store: Store) -> None:
+        """All openings of the same data have one secret, and a copy takes over its source's."""
+        await store.close()
+        first = (await store.open()).secret
+        await store.close()
+        assert (await store.open()).secret == first
+        assert len(first) == SECRET_BYTES
+
+        await store.adopt(b"s" * SECRET_BYTES)
+
+        await store.close()
+        assert (await store.open()).secret == b"s" * SECRET_BYTES
 
     async def test_count_is_exact_while_it_is_small(self, store: Store) -> None:
         """Up to ten thousand, the count is no estimate."""

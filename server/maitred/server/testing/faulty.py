@@ -271,6 +271,10 @@ class FaultyStore:
         """Delegate."""
         return await self.inner.restore(records)
 
+    async def adopt(self, secret: bytes) -> None:
+        """Delegate."""
+        await self.inner.adopt(secret)
+
     async def count(self, kind: Kind) -> int:
         """Delegate."""
         return await self.inner.count(kind)

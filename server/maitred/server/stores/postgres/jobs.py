@@ -134,6 +134,12 @@ async def redact(connection: Connection, ref: Ref, versions: Sequence[int]) -> i
     return await _changed(connection, "redact", parameters)
 
 
+async def adopt(connection: Connection, secret: bytes) -> None:
+    """Take over another store's secret."""
+    values = {"name": "secret", "value": secret.hex()}
+    await connection.execute(SQL["write_meta"], values)
+
+
 async def expire_claims(connection: Connection) -> bool:
     """Delete a piece of the claims that have expired; tell whether there may be more."""
     return await _changed(connection, "expire_claims", {"limit": PIECE_ROWS}) >= PIECE_ROWS

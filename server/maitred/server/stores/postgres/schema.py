@@ -21,6 +21,7 @@ import psycopg
 import structlog
 
 from maitred.server.stores.base import (
+    SECRET_BYTES,
     CorruptData,
     SchemaTooNew,
     StoreError,
@@ -52,6 +53,7 @@ class Prepared(NamedTuple):
     engine: str
     epoch: bytes
     schema: int
+    secret: bytes
 
 
 async def prepare(
@@ -77,8 +79,13 @@ async def prepare(
             await _patiently(connection, lambda step=step: _migrate(connection, step))  # type: ignore[misc]  # mypy wants no default in a lambda
         meta = await _read_meta(connection)
         check_minimum(meta, steps[-1].number)
+    if "secret" not in meta:
+        # Of several servers that find none, the first one's stays.
+        await connection.execute(SQL["add_secret"], {"secret": os.urandom(SECRET_BYTES).hex()})
+        meta = await _read_meta(connection)
     try:
-        return Prepared(engine, bytes.fromhex(meta["epoch"]), int(meta["schema"]))
+        epoch, secret = bytes.fromhex(meta["epoch"]), bytes.fromhex(meta["secret"])
+        return Prepared(engine, epoch, int(meta["schema"]), secret)
     except (KeyError, ValueError) as error:
         raise CorruptData("the table maitred.meta is damaged") from error
 

@@ -482,6 +482,10 @@ SELECT value FROM maitred.meta WHERE name = 'schema' FOR UPDATE
 -- Set a value of the database itself.
 UPDATE maitred.meta SET value = %(value)s WHERE name = %(name)s
 
+-- name: add_secret
+-- The secret of these data, once.
+INSERT INTO maitred.meta (name, value) VALUES ('secret', %(secret)s) ON CONFLICT (name) DO NOTHING
+
 -- name: add_epoch
 -- Begin the history of this database, once.
 INSERT INTO maitred.meta (name, value) VALUES ('epoch', %(epoch)s) ON CONFLICT (name) DO NOTHING

@@ -161,6 +161,7 @@ class PostgresStore:
             engine=prepared.engine,
             epoch=prepared.epoch,
             schema=prepared.schema,
+            secret=prepared.secret,
             exclusive=False,
             cross_aggregate=True,
             linearizable=True,
@@ -381,6 +382,10 @@ class PostgresStore:
             return await house.restore(records)
         finally:
             self._wrote(record.loaded.ref for record in records)
+
+    async def adopt(self, secret: bytes) -> None:
+        """Take over another store's secret."""
+        await self._reading().run(partial(jobs.adopt, secret=secret), writes=True)
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

@@ -28,6 +28,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 from maitred.server.stores.base import (
+    SECRET_BYTES,
     CorruptData,
     OutcomeUnknown,
     SchemaTooNew,
@@ -110,6 +111,7 @@ class Gateway:
         """Prepare; nothing is connected yet. Raises: ValueError for a URL that is none."""
         self.address = address
         self.prefix = f"{address.prefix}:".encode()
+        self.secret = b""
         self.epoch = b""
         """Every script is told the history that it belongs to, and does nothing in another."""
         self._accept_data_loss = accept_data_loss
@@ -188,7 +190,7 @@ class Gateway:
         if found is not None and found.decode() != server.run_id and server.has_log:
             await self._rewrite_log(ask_it, server)
         if not self.epoch:
-            self._schema, self.epoch = await self._begin(ask_it)
+            self._schema, self.epoch, self.secret = await self._begin(ask_it)
         for script in SCRIPTS.values():
             await ask_it("SCRIPT", "LOAD", script.source)
         await self._probe(connection)
@@ -208,16 +210,20 @@ class Gateway:
                 raise StoreUnavailable(f"{self._here} refuses a command: {error}") from error
             _log.warning("redis could not be asked to write its log anew", error=str(error))
 
-    async def _begin(self, ask_it: Ask) -> tuple[int, bytes]:
+    async def _begin(self, ask_it: Ask) -> tuple[int, bytes, bytes]:
         """Read whose data this is; the first to open an empty prefix begins a history."""
         meta = self.prefix + b"meta"
         found = await ask_it("HGET", meta, "schema")
         self.check_schema(int(found or 0))
-        for name, value in (("schema", SCHEMA), ("epoch", os.urandom(_EPOCH_BYTES))):
+        for name, value in (
+            ("schema", SCHEMA),
+            ("epoch", os.urandom(_EPOCH_BYTES)),
+            ("secret", os.urandom(SECRET_BYTES)),
+        ):
             if not await ask_it("HEXISTS", meta, name):
                 await ask_it("HSETNX", meta, name, value)
-        schema, epoch = await ask_it("HMGET", meta, "schema", "epoch")
-        return int(schema), epoch
+        schema, epoch, secret = await ask_it("HMGET", meta, "schema", "epoch", "secret")
+        return int(schema), epoch, secret
 
     def check_schema(self, found: int) -> None:
         """Refuse data of another shape than this version's. Raises: SchemaTooNew."""

@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Final, NamedTuple
 
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
+    "adopt": (),
     "bury": ("write",),
     "claim": (),
     "commit": ("write",),

@@ -142,6 +142,7 @@ class RedisStore:
             engine=server.name,
             epoch=self._gateway.epoch,
             schema=schema,
+            secret=self._gateway.secret,
             exclusive=False,
             cross_aggregate=True,
             linearizable=True,
@@ -354,6 +355,10 @@ class RedisStore:
         written = [record.loaded.ref for record in records if await restore(self._write, record)]
         self._hints.publish(written)
         return len(written)
+
+    async def adopt(self, secret: bytes) -> None:
+        """Take over another store's secret."""
+        await self._write("adopt", secret)
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

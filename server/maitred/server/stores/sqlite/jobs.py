@@ -32,6 +32,7 @@ from maitred.server.stores.sqlite.decide import (
     find,
     is_applied,
 )
+from maitred.server.stores.sqlite.schema import DIGEST_KEY
 from maitred.server.stores.sqlite.sql import SQL
 
 T = TypeVar("T")
@@ -227,6 +228,15 @@ def _restore(cursor: sqlite3.Cursor, record: Record) -> bool:
         ],
     )
     return True
+
+
+def adopt(secret: bytes) -> Work[None]:
+    """Return the job that takes over another store's secret."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(SQL["write_meta"], (DIGEST_KEY, secret))
+
+    return write
 
 
 def expire_claims(now_ns: int) -> Work[int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from maitred.server.stores.base import CorruptData, SchemaTooNew, StoreError
+from maitred.server.stores.base import SECRET_BYTES, CorruptData, SchemaTooNew, StoreError
 from maitred.server.stores.sqlite.connection import APPLICATION_ID, configure_writer
 from maitred.server.stores.sqlite.sql import SQL, Migration, load_migrations, split_script
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 EPOCH = "epoch"
+DIGEST_KEY = "secret"
 COPIED = "copied"
 """Present in a backup: whoever opens it first begins another history."""
 
@@ -32,6 +33,7 @@ class Prepared(NamedTuple):
 
     epoch: bytes
     schema: int
+    secret: bytes
 
 
 def prepare(connection: sqlite3.Connection, name: str, max_bytes: int | None) -> Prepared:
@@ -46,7 +48,7 @@ def prepare(connection: sqlite3.Connection, name: str, max_bytes: int | None) ->
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     if missing := _TABLES - tables:
         raise CorruptData(f"{name} lacks the tables {', '.join(sorted(missing))}")
-    return Prepared(_take_epoch(connection), schema_of(connection))
+    return Prepared(_take_epoch(connection), schema_of(connection), _take_secret(connection))
 
 
 def schema_of(connection: sqlite3.Connection) -> int:
@@ -103,3 +105,13 @@ def _take_epoch(connection: sqlite3.Connection) -> bytes:
     if copied:
         _log.warning("a backup was restored: this is a new history", epoch=epoch.hex())
     return epoch
+
+
+def _take_secret(connection: sqlite3.Connection) -> bytes:
+    """Read the secret of these data; make one where there is none."""
+    row = connection.execute(SQL["read_meta"], (DIGEST_KEY,)).fetchone()
+    if row is not None:
+        return bytes(row[0])
+    secret = os.urandom(SECRET_BYTES)
+    connection.execute(SQL["write_meta"], (DIGEST_KEY, secret))
+    return secret

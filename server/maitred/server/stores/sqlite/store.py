@@ -133,6 +133,7 @@ class SqliteStore:
             engine=f"SQLite {sqlite3.sqlite_version}",
             epoch=prepared.epoch,
             schema=prepared.schema,
+            secret=prepared.secret,
             exclusive=True,
             cross_aggregate=True,
             linearizable=True,
@@ -355,6 +356,10 @@ class SqliteStore:
     async def restore(self, records: Sequence[Record]) -> int:
         """Write aggregates as they were scanned."""
         return await self._writing().run(jobs.restore(records))
+
+    async def adopt(self, secret: bytes) -> None:
+        """Take over another store's secret."""
+        await self._writing().run(jobs.adopt(secret))
 
     async def count(self, kind: Kind) -> int:
         """Count aggregates of a kind."""

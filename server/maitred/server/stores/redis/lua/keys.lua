@@ -7,7 +7,7 @@
 --
 -- | key                        | type   | holds                                                   |
 -- |----------------------------|--------|---------------------------------------------------------|
--- | meta                       | hash   | schema, epoch; heads, rows: the last position given;     |
+-- | meta                       | hash   | schema, epoch, secret; heads, rows: last position given; |
 -- |                            |        | run: of the server whose log was last written anew       |
 -- | refs                       | zset   | every <ref> there ever was, by text                     |
 -- | head:<ref>                 | hash   | the head, see HEAD below                                |
