@@ -39,11 +39,14 @@ class Running(NamedTuple):
         return run(*arguments, MAITRED_ADDRESS=self.address, **environ)
 
 
-def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command."""
     return subprocess.run(
         [*MAITRED, *arguments],
         env=clean_environ(environ),
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
@@ -186,10 +189,12 @@ def test_tokens_are_made_and_demanded(tmp_path: Path) -> None:
 
 
 def test_the_guest_pays(tmp_path: Path) -> None:
-    """`maitred pay` pays the link that the running server gave out, and says so when it cannot."""
+    """`maitred pay` pays a link from any directory, and says so when it cannot."""
     usd = {"minor_units": 900, "currency": "USD"}
     menu = {"menu_id": "default", "currency": "USD"}
     menu["items"] = [{"item_id": "gin", "name": "Gin", "price": usd}]  # type: ignore[assignment]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     with serving(tmp_path) as server:
         grpc_call(server, "MenuService/PutMenu", menu=menu)
         grpc_call(server, "SessionService/CreateSession", session_id="s")
@@ -197,8 +202,8 @@ def test_the_guest_pays(tmp_path: Path) -> None:
         made = PaymentResponse.FromString(
             grpc_call(server, "PaymentService/CreatePayment", session_id="s")
         )
-        declined = run("pay", made.payment.url, "--decline", "--dir", str(tmp_path))
-        paid = run("pay", made.payment.url, "--dir", str(tmp_path))
+        declined = run("pay", made.payment.url, "--decline", cwd=elsewhere)
+        paid = run("pay", made.payment.url, cwd=elsewhere)
         unknown = run("pay", "nothing", "--dir", str(tmp_path))
         grpc_call(server, "PaymentService/CheckPayment", session_id="s", wait={"seconds": 10})
         listed = server.run("sessions")

@@ -157,8 +157,10 @@ def _watch(parser: Parser) -> None:
 
 
 def _pay(parser: Parser) -> None:
-    parser.add_argument("payment", help="the link, or the provider's id of the payment")
+    parser.add_argument("payment", help="the whole link, or the provider's id of the payment")
     parser.add_argument("--decline", action="store_true", help="the card is declined instead")
     parser.add_argument(
-        "--dir", metavar="DIR", help="books of the provider (MAITRED_SIMULATED_DIR)"
+        "--dir",
+        metavar="DIR",
+        help="books of the provider (MAITRED_SIMULATED_DIR; default: where the link says)",
     )

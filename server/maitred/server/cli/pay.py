@@ -11,14 +11,19 @@ from maitred.server.cli.failures import CommandError
 from maitred.server.config import load
 from maitred.server.domain.money import format_money
 from maitred.server.payments import simulated
-from maitred.server.payments.books import Refused
+from maitred.server.payments.books import Refused, directory_of
 
 
 def pay(arguments: argparse.Namespace) -> int:
     """Pay a link, or try a card that is declined."""
-    folder = Path(arguments.dir) if arguments.dir else books_directory(load({}, os.environ))
+    folder = (
+        Path(arguments.dir)
+        if arguments.dir
+        # The link knows best: it was made where the server runs, not where this command does.
+        else directory_of(arguments.payment) or books_directory(load({}, os.environ))
+    )
     if folder is None:
-        raise CommandError("the data is in memory: name the provider's books with --dir")
+        raise CommandError("the data is in memory: give the whole link, or --dir")
     act = simulated.decline if arguments.decline else simulated.pay
     try:
         made = act(folder, arguments.payment)

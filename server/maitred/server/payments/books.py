@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from maitred.server.domain.snapshots import (
     ProviderRefund,
@@ -22,7 +23,7 @@ from maitred.server.domain.snapshots import (
 )
 
 URL_PREFIX = "https://simulated.invalid/pay/"
-"""A name that never resolves (RFC 2606): nobody can mistake the link for a real one."""
+"""A name that never resolves (RFC 2606), so that the link cannot be mistaken for a real one."""
 
 BUSY_S = 10.0
 """Longest that one process waits for another to finish its transaction."""
@@ -55,6 +56,18 @@ _AMEND = {
     "currency": "UPDATE payment SET currency = ? WHERE id = ?",
     "disputed": "UPDATE payment SET disputed = ? WHERE id = ?",
 }
+
+
+def _link(db: sqlite3.Connection, name: str) -> str:
+    """Make the link of a payment; its fragment says where the books are, for `maitred pay`."""
+    file = db.execute("PRAGMA database_list").fetchone()["file"]
+    return f"{URL_PREFIX}{name}#{quote(str(Path(file).absolute().parent))}"
+
+
+def directory_of(url: str) -> Path | None:
+    """Read from a link where its books are; None where it does not say."""
+    fragment = url.partition("#")[2]
+    return Path(unquote(fragment)) if url.startswith(URL_PREFIX) and fragment else None
 
 
 class Refused(Exception):
@@ -276,7 +289,7 @@ def _notice(db: sqlite3.Connection, name: str) -> None:
 
 def _row(db: sqlite3.Connection, name: str) -> Any:
     found = db.execute(
-        "SELECT * FROM payment WHERE id = ?", (name.removeprefix(URL_PREFIX),)
+        "SELECT * FROM payment WHERE id = ?", (name.removeprefix(URL_PREFIX).partition("#")[0],)
     ).fetchone()
     if found is None:
         raise Refused(f"there is no simulated payment {name!r}")
@@ -291,7 +304,7 @@ def _snapshot(db: sqlite3.Connection, row: Any) -> ProviderSnapshot:
         provider_payment_id=row["id"],
         minor_units=row["amount"],
         currency=row["currency"],
-        url=URL_PREFIX + row["id"] if status is ProviderStatus.OPEN else "",
+        url=_link(db, row["id"]) if status is ProviderStatus.OPEN else "",
         expires_at_ns=row["expires_ns"],
         reason=row["reason"],
         disputed=bool(row["disputed"]),
