@@ -122,16 +122,24 @@ def test_a_switch_can_be_turned_off_by_a_flag() -> None:
     assert settings_from(["--no-reflection"]).reflection is False
 
 
-def test_help_tells_every_setting_with_variable_and_default() -> None:
-    """--help prints each setting, its variable and its default."""
+def test_help_tells_settings_with_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help prints what most servers set, --help-all every setting, with variable and default."""
     _, commands = build()
+    everyday = [spec for spec in specs() if spec.everyday]
 
-    text = " ".join(commands["serve"].format_help().split())
+    short = " ".join(commands["serve"].format_help().split())
+    with pytest.raises(SystemExit):
+        commands["serve"].parse_args(["--help-all"])
+    whole = " ".join(capsys.readouterr().out.split())
 
-    for spec in specs():
-        assert spec.flag in text
-        assert f"({spec.env}; default: {spec.show_default()})" in text
-        assert spec.help.split(";")[0] in text
+    assert len(everyday) <= 20
+    for text, shown in ((short, everyday), (whole, list(specs()))):
+        assert [spec.flag for spec in specs() if f"({spec.env}; " in text] == [
+            spec.flag for spec in shown
+        ]
+        for spec in shown:
+            assert f"({spec.env}; default: {spec.show_default()})" in text
+            assert spec.help.split(";")[0] in text
 
 
 @pytest.mark.parametrize("data", ["memory://", "postgresql://h/db", "redis://h"])

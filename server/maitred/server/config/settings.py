@@ -13,7 +13,10 @@ class Settings:
     """The settings of one server."""
 
     listen: str = setting(
-        "127.0.0.1:50051", "network", "TCP address, HOST:PORT; port 0 takes a free one; empty: none"
+        "127.0.0.1:50051",
+        "network",
+        "TCP address, HOST:PORT; port 0 takes a free one; empty: none",
+        everyday=True,
     )
     unix_socket: str = setting("", "network", "path of a UNIX socket to listen on; empty: none")
     grace_s: float = setting(
@@ -49,10 +52,15 @@ class Settings:
     reflection: bool = setting(True, "network", "describe the contract to tools such as grpcurl")
 
     tokens: str = setting(
-        "", "security", "file of bearer tokens (maitred token writes it); empty: local callers only"
+        "",
+        "security",
+        "file of bearer tokens (maitred token writes it); empty: local callers only",
+        everyday=True,
     )
-    tls_cert: str = setting("", "security", "PEM file of the server's certificate chain")
-    tls_key: str = setting("", "security", "PEM file of the server's private key")
+    tls_cert: str = setting(
+        "", "security", "PEM file of the server's certificate chain", everyday=True
+    )
+    tls_key: str = setting("", "security", "PEM file of the server's private key", everyday=True)
     tls_client_ca: str = setting(
         "", "security", "PEM file of the authority that callers' certificates must come from"
     )
@@ -64,9 +72,13 @@ class Settings:
         "sqlite:maitred.db",
         "store",
         "where the data lives: sqlite:PATH, a path, postgresql://…, redis://…, or memory://",
+        everyday=True,
     )
     backup_dir: str = setting(
-        "backups", "store", "directory that the Backup rpc writes into; made when it is needed"
+        "backups",
+        "store",
+        "directory that the Backup rpc writes into; made when it is needed",
+        everyday=True,
     )
     store_max_bytes: int = setting(
         0, "store", "largest database, in bytes; writes beyond it are refused; 0: no bound", least=0
@@ -87,19 +99,32 @@ class Settings:
         10_000, "store", "aggregates whose state is kept in memory", least=1
     )
 
-    default_menu_id: str = setting("default", "sessions", "menu of sessions that name none")
-    opening_balance_minor: int = setting(
-        100_000, "sessions", "opening balance, in minor units of the currency", least=0
+    default_menu_id: str = setting(
+        "default", "sessions", "menu of sessions that name none", everyday=True
     )
-    currency: str = setting("USD", "sessions", "currency of sessions that name none, ISO 4217")
+    opening_balance_minor: int = setting(
+        100_000,
+        "sessions",
+        "opening balance, in minor units of the currency",
+        least=0,
+        everyday=True,
+    )
+    currency: str = setting(
+        "USD", "sessions", "currency of sessions that name none, ISO 4217", everyday=True
+    )
     idle_seconds: int = setting(
-        3600, "sessions", "a session expires after so many seconds without a write", least=1
+        3600,
+        "sessions",
+        "a session expires after so many seconds without a write",
+        least=1,
+        everyday=True,
     )
     retention_seconds: int = setting(
         30 * 24 * 3600,
         "sessions",
         "an ended session is erased after so many seconds; 0: never",
         least=0,
+        everyday=True,
     )
     max_order_lines: int = setting(1000, "sessions", "most lines that one order may hold", least=1)
     lock_timeout_s: float = setting(
@@ -110,10 +135,17 @@ class Settings:
     )
 
     payments: str = setting(
-        "simulated", "payments", "who takes the money", choices=("simulated", "stripe")
+        "simulated",
+        "payments",
+        "who takes the money",
+        choices=("simulated", "stripe"),
+        everyday=True,
     )
     tip_percentages: tuple[int, ...] = setting(
-        (10, 15, 20), "payments", "tip percentages that SetTip accepts, comma-separated"
+        (10, 15, 20),
+        "payments",
+        "tip percentages that SetTip accepts, comma-separated",
+        everyday=True,
     )
     payment_expiry_seconds: int = setting(
         1800, "payments", "a link to pay dies after so many seconds", least=60
@@ -149,16 +181,20 @@ class Settings:
         5.0, "payments", "longest that the provider may take to give a sign of life", least=0.05
     )
     stripe_api_key: str = setting(
-        "", "payments", "Stripe's key, best a restricted one (rk_...)", secret=True
+        "", "payments", "Stripe's key, best a restricted one (rk_...)", secret=True, everyday=True
     )
     stripe_webhook_secrets: tuple[str, ...] = setting(
         (),
         "payments",
         "secrets of the webhook endpoint (whsec_...), two while they are rotated: A,B",
         secret=True,
+        everyday=True,
     )
     stripe_success_url: str = setting(
-        "", "payments", "page that guests come to when they have paid, such as a chat's link"
+        "",
+        "payments",
+        "page that guests come to when they have paid, such as a chat's link",
+        everyday=True,
     )
     stripe_cancel_url: str = setting(
         "", "payments", "page that guests come to when they turn back; empty: none"
@@ -167,7 +203,10 @@ class Settings:
         "", "payments", "address of a stand-in for Stripe, for tests; empty: Stripe's own"
     )
     webhook_listen: str = setting(
-        "", "payments", "HTTP address of the webhook listener, HOST:PORT; empty: polls alone settle"
+        "",
+        "payments",
+        "HTTP address of the webhook listener, HOST:PORT; empty: polls alone settle",
+        everyday=True,
     )
     webhook_max_bytes: int = setting(
         262_144, "payments", "largest message that the webhook listener takes, in bytes", least=1024
@@ -186,6 +225,7 @@ class Settings:
         "payments",
         "what simulated guests do by themselves",
         choices=("manual", "pay", "decline"),
+        everyday=True,
     )
     simulated_delay_s: float = setting(
         0.0, "payments", "how long simulated guests take, in seconds", least=0
@@ -199,9 +239,13 @@ class Settings:
         "telemetry",
         "least level that is logged",
         choices=("debug", "info", "warning", "error"),
+        everyday=True,
     )
     metrics_listen: str = setting(
-        "", "telemetry", "HTTP address of the Prometheus metrics, HOST:PORT; empty: none"
+        "",
+        "telemetry",
+        "HTTP address of the Prometheus metrics, HOST:PORT; empty: none",
+        everyday=True,
     )
 
     def __post_init__(self) -> None:

@@ -110,8 +110,29 @@ class Parser(argparse.ArgumentParser):
         return [flag for action in parser._actions for flag in action.option_strings]
 
 
+class _HelpAll(argparse.Action):
+    """Print the help with every setting in it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        for action in parser._actions:
+            action.help = _FULL_HELP.get(action.dest, action.help)
+        parser.print_help()
+        parser.exit()
+
+
+_FULL_HELP: Final[dict[str, str]] = {}
+"""The help of the settings that `--help` leaves out, by name."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag for every setting, and `--config`."""
+    """Give a parser one flag for every setting, `--config` and `--help-all`."""
+    parser.add_argument(
+        "--help-all",
+        action=_HelpAll,
+        nargs=0,
+        default=argparse.SUPPRESS,
+        help="show this help with every setting and exit",
+    )
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file of settings (MAITRED_CONFIG; default: none)"
     )
@@ -125,6 +146,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             options["metavar"] = "|".join(spec.choices) or "VALUE"
         text = f"{spec.help} ({spec.env}; default: {spec.show_default()})".replace("%", "%%")
+        if not spec.everyday:
+            _FULL_HELP[spec.name], text = text, argparse.SUPPRESS
         group.add_argument(spec.flag, help=text, **options)
 
 

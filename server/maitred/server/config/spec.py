@@ -23,9 +23,20 @@ def setting(
     choices: tuple[str, ...] = (),
     least: float | None = None,
     secret: bool = False,
+    everyday: bool = False,
 ) -> Any:
-    """Declare one field of `Settings` together with everything there is to say about it."""
-    metadata = {"group": group, "help": help, "choices": choices, "least": least, "secret": secret}
+    """Declare one field of `Settings` together with everything there is to say about it.
+
+    An `everyday` setting is one that most servers set: `--help` shows those, `--help-all` the rest.
+    """
+    metadata = {
+        "group": group,
+        "help": help,
+        "choices": choices,
+        "least": least,
+        "secret": secret,
+        "everyday": everyday,
+    }
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -41,6 +52,7 @@ class Spec:
     choices: tuple[str, ...]
     least: float | None
     secret: bool
+    everyday: bool
 
     @property
     def flag(self) -> str:
