@@ -10,7 +10,7 @@ BENCH   := $(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tools gen check-gen format lint types test check run demo bench bench-quick campaign \
-	mutants build check-wheel
+	mutants check-mutants build check-wheel
 
 help: ## List the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +53,9 @@ test: $(STAMP) ## Run the tests (ARGS="-k tips" narrows them)
 tools: $(STAMP) ## Fetch what some tests stand on: grpcurl (with Go), emulate (with npm)
 	@bash scripts/tools.sh
 	@bash scripts/emulate.sh
+
+check-mutants: $(STAMP) ## Fail when a seeded fault no longer fits the code
+	$(BIN)/python scripts/mutants.py --check
 
 check: tools check-gen lint types test check-wheel ## What CI runs, in its order
 

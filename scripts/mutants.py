@@ -1,7 +1,8 @@
 """Break the code on purpose, one promise at a time; a broken promise that no test notices fails.
 
-Each mutant is a textual change in a copy of `server/`; the tests run against the copy. A pattern
-that is no longer in the code is an error too, so that the list cannot rot.
+Each mutant is a textual change in a copy of `server/`; the tests run against the copy. `--check`
+runs nothing and names every pattern that is not exactly once in the code, and every test that is
+gone; `make check` calls it, so that the list cannot rot.
 """
 
 from __future__ import annotations
@@ -47,12 +48,34 @@ def read_mutants() -> list[Mutant]:
     ]
 
 
+def faults_of(mutant: Mutant) -> list[str]:
+    """List what no longer fits the code; empty where the mutant can be seeded."""
+    path = ROOT / "server" / PACKAGE / mutant.file
+    missing = [name for name in (str(path), *mutant.tests) if not (ROOT / name).exists()]
+    if missing:
+        return [f"mutant {mutant.name!r}: there is no {name}" for name in missing]
+    text, found = path.read_text(), []
+    for before, after in mutant.changes:
+        if (count := text.count(before)) != 1:
+            line = next(iter(before.strip().splitlines()), "")
+            found.append(
+                f"mutant {mutant.name!r}: its pattern {line!r} is {count} times in {mutant.file}"
+            )
+        text = text.replace(before, after)
+    return found
+
+
 def main() -> int:
     """Run every mutant; exit 1 if one survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="only mutants whose name holds this")
+    parser.add_argument("--check", action="store_true", help="run nothing; fail if one is stale")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in read_mutants() if arguments.only in mutant.name]
+    stale = [line for mutant in chosen for line in faults_of(mutant)]
+    if stale or arguments.check:
+        print("\n".join(stale) or f"mutants: {len(chosen)} patterns are in the code")
+        return 1 if stale else 0
     survivors = 0
     for at, mutant in enumerate(chosen, 1):
         started = time.monotonic()
@@ -72,8 +95,6 @@ def _noticed(mutant: Mutant) -> bool:
         file = copy / PACKAGE / mutant.file
         text = file.read_text()
         for before, after in mutant.changes:
-            if text.count(before) != 1:
-                sys.exit(f"mutant {mutant.name!r}: its pattern is not once in {mutant.file}")
             text = text.replace(before, after)
         file.write_text(text)
         environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
