@@ -22,6 +22,9 @@ from maitred.v1 import (
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "reference.md"
+TRANSPORT = ROOT / "scripts" / "reference_transport.md"
+"""What people write between errors and settings: refusals by gRPC itself, and watches."""
+
 FILES = (session_pb2, conversation_pb2, menu_pb2, order_pb2, payment_pb2, admin_pb2)
 
 
@@ -62,12 +65,15 @@ def _lines() -> Iterator[str]:
     yield ""
     yield 'Every refusal carries `google.rpc.ErrorInfo{reason, domain: "maitred", metadata}`.'
     yield ""
-    yield "| reason | gRPC status | meaning |"
-    yield "|---|---|---|"
+    yield "| reason | gRPC status | meaning | metadata |"
+    yield "|---|---|---|---|"
     comments = _comments("maitred/v1/common.proto")
     for value in common_pb2.ErrorReason.DESCRIPTOR.values[1:]:
-        status = value.GetOptions().Extensions[common_pb2.reason].status
-        yield f"| {value.name.removeprefix('ERROR_REASON_')} | {status} | {comments[value.name]} |"
+        rules = value.GetOptions().Extensions[common_pb2.reason]
+        keys = ", ".join(f"`{key}`" for key in rules.metadata)
+        name = value.name.removeprefix("ERROR_REASON_")
+        yield f"| {name} | {rules.status} | {comments[value.name]} | {keys} |"
+    yield from TRANSPORT.read_text(encoding="utf-8").splitlines()
     yield ""
     yield "## Settings"
     yield ""

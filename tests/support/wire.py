@@ -49,6 +49,14 @@ STATUS_OF: dict[str, str] = {
 }
 """The contract's table: the gRPC status of every reason."""
 
+METADATA_OF: dict[str, frozenset[str]] = {
+    value.name.removeprefix("ERROR_REASON_"): frozenset(
+        value.GetOptions().Extensions[common_pb2.reason].metadata
+    )
+    for value in common_pb2.ErrorReason.DESCRIPTOR.values
+}
+"""The contract's other table: the keys of metadata that a reason may carry."""
+
 
 class Failure(NamedTuple):
     """What a failed call said."""
@@ -69,6 +77,8 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
             for detail in status_pb2.Status.FromString(value).details:
                 detail.Unpack(info)
                 detail.Unpack(bad)
+    strangers = info.metadata.keys() - METADATA_OF.get(info.reason, frozenset())
+    assert not strangers, f"the contract names no {sorted(strangers)} for {info.reason}"
     return Failure(
         error.code().name,
         info.reason,

@@ -62,15 +62,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not a reason."""
     ERROR_REASON_INSUFFICIENT_FUNDS: _ErrorReason.ValueType  # 1
-    """The balance is below the price. Metadata: balance, price."""
+    """The balance is below the price."""
     ERROR_REASON_STRIPE_UNAVAILABLE: _ErrorReason.ValueType  # 2
     """The payment provider does not answer."""
     ERROR_REASON_PAYMENT_FAILED: _ErrorReason.ValueType  # 3
     """The provider refused the payment."""
     ERROR_REASON_CONCURRENT_MODIFICATION: _ErrorReason.ValueType  # 4
-    """The aggregate is not at the version, payment version or reset count that the caller expected.
-    Metadata: current_version and the counter that differs.
-    """
+    """The aggregate is not at the version, payment version or reset count that the caller expected."""
     ERROR_REASON_NETWORK_ERROR: _ErrorReason.ValueType  # 5
     """The network failed on the way to the provider."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 6
@@ -82,7 +80,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAYMENT_TIMEOUT: _ErrorReason.ValueType  # 9
     """The payment did not settle in the time that the caller allowed."""
     ERROR_REASON_INVALID_TIP_PERCENTAGE: _ErrorReason.ValueType  # 10
-    """The tip percentage is not one of the configured ones. Metadata: allowed."""
+    """The tip percentage is not one of the configured ones."""
     ERROR_REASON_INVALID_QUANTITY: _ErrorReason.ValueType  # 11
     """The quantity is out of bounds."""
     ERROR_REASON_SESSION_EXPIRED: _ErrorReason.ValueType  # 20
@@ -98,15 +96,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LOCK_TIMEOUT: _ErrorReason.ValueType  # 25
     """The session was busy for longer than a command may wait."""
     ERROR_REASON_INBOUND_MESSAGE_TAKEN: _ErrorReason.ValueType  # 26
-    """Somebody else's turn owns this inbound message. Metadata: session_id."""
+    """Somebody else's turn owns this inbound message."""
     ERROR_REASON_VERSION_OUT_OF_RANGE: _ErrorReason.ValueType  # 27
-    """The version asked for is not in the log. Metadata: oldest, newest."""
+    """The version asked for is not in the log."""
     ERROR_REASON_MENU_NOT_FOUND: _ErrorReason.ValueType  # 30
     """No menu has this id, or the session has none."""
     ERROR_REASON_ITEM_SOLD_OUT: _ErrorReason.ValueType  # 31
-    """The item is sold out. Metadata: item."""
+    """The item is sold out."""
     ERROR_REASON_MODIFIER_NOT_FOUND: _ErrorReason.ValueType  # 32
-    """Neither the item nor the menu knows the modifier. Metadata: modifier."""
+    """Neither the item nor the menu knows the modifier."""
     ERROR_REASON_ORDER_EMPTY: _ErrorReason.ValueType  # 33
     """The order has no lines."""
     ERROR_REASON_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 34
@@ -136,9 +134,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAYMENT_SETTLED: _ErrorReason.ValueType  # 47
     """The payment is settled already, with another result than asked for."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 48
-    """More than what was paid and not yet refunded. Metadata: refundable."""
+    """More than what was paid and not yet refunded."""
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 49
-    """The provider cannot charge this amount. Metadata: minimum, maximum."""
+    """The provider cannot charge this amount."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 60
     """A field breaks a rule of the contract; see the field violations."""
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 61
@@ -148,7 +146,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 63
     """No token, or one that nobody issued."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 64
-    """The role or the session of the token does not allow this. Metadata: required_role."""
+    """The role or the session of the token does not allow this."""
     ERROR_REASON_REASON_REQUIRED: _ErrorReason.ValueType  # 65
     """Staff must say why."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 66
@@ -178,15 +176,13 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not a reason."""
 ERROR_REASON_INSUFFICIENT_FUNDS: ErrorReason.ValueType  # 1
-"""The balance is below the price. Metadata: balance, price."""
+"""The balance is below the price."""
 ERROR_REASON_STRIPE_UNAVAILABLE: ErrorReason.ValueType  # 2
 """The payment provider does not answer."""
 ERROR_REASON_PAYMENT_FAILED: ErrorReason.ValueType  # 3
 """The provider refused the payment."""
 ERROR_REASON_CONCURRENT_MODIFICATION: ErrorReason.ValueType  # 4
-"""The aggregate is not at the version, payment version or reset count that the caller expected.
-Metadata: current_version and the counter that differs.
-"""
+"""The aggregate is not at the version, payment version or reset count that the caller expected."""
 ERROR_REASON_NETWORK_ERROR: ErrorReason.ValueType  # 5
 """The network failed on the way to the provider."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 6
@@ -198,7 +194,7 @@ ERROR_REASON_ITEM_NOT_FOUND: ErrorReason.ValueType  # 8
 ERROR_REASON_PAYMENT_TIMEOUT: ErrorReason.ValueType  # 9
 """The payment did not settle in the time that the caller allowed."""
 ERROR_REASON_INVALID_TIP_PERCENTAGE: ErrorReason.ValueType  # 10
-"""The tip percentage is not one of the configured ones. Metadata: allowed."""
+"""The tip percentage is not one of the configured ones."""
 ERROR_REASON_INVALID_QUANTITY: ErrorReason.ValueType  # 11
 """The quantity is out of bounds."""
 ERROR_REASON_SESSION_EXPIRED: ErrorReason.ValueType  # 20
@@ -214,15 +210,15 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 24
 ERROR_REASON_LOCK_TIMEOUT: ErrorReason.ValueType  # 25
 """The session was busy for longer than a command may wait."""
 ERROR_REASON_INBOUND_MESSAGE_TAKEN: ErrorReason.ValueType  # 26
-"""Somebody else's turn owns this inbound message. Metadata: session_id."""
+"""Somebody else's turn owns this inbound message."""
 ERROR_REASON_VERSION_OUT_OF_RANGE: ErrorReason.ValueType  # 27
-"""The version asked for is not in the log. Metadata: oldest, newest."""
+"""The version asked for is not in the log."""
 ERROR_REASON_MENU_NOT_FOUND: ErrorReason.ValueType  # 30
 """No menu has this id, or the session has none."""
 ERROR_REASON_ITEM_SOLD_OUT: ErrorReason.ValueType  # 31
-"""The item is sold out. Metadata: item."""
+"""The item is sold out."""
 ERROR_REASON_MODIFIER_NOT_FOUND: ErrorReason.ValueType  # 32
-"""Neither the item nor the menu knows the modifier. Metadata: modifier."""
+"""Neither the item nor the menu knows the modifier."""
 ERROR_REASON_ORDER_EMPTY: ErrorReason.ValueType  # 33
 """The order has no lines."""
 ERROR_REASON_ORDER_NOT_FOUND: ErrorReason.ValueType  # 34
@@ -252,9 +248,9 @@ ERROR_REASON_PAYMENT_NOT_CONFIRMED: ErrorReason.ValueType  # 46
 ERROR_REASON_PAYMENT_SETTLED: ErrorReason.ValueType  # 47
 """The payment is settled already, with another result than asked for."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 48
-"""More than what was paid and not yet refunded. Metadata: refundable."""
+"""More than what was paid and not yet refunded."""
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 49
-"""The provider cannot charge this amount. Metadata: minimum, maximum."""
+"""The provider cannot charge this amount."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 60
 """A field breaks a rule of the contract; see the field violations."""
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 61
@@ -264,7 +260,7 @@ ERROR_REASON_CARD_NUMBER_REFUSED: ErrorReason.ValueType  # 62
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 63
 """No token, or one that nobody issued."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 64
-"""The role or the session of the token does not allow this. Metadata: required_role."""
+"""The role or the session of the token does not allow this."""
 ERROR_REASON_REASON_REQUIRED: ErrorReason.ValueType  # 65
 """Staff must say why."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 66

@@ -60,7 +60,7 @@ def status_of(reason: common_pb2.ErrorReason.ValueType) -> str:
 
 
 class InsufficientFunds(MaitredError):
-    """The balance is below the price. Metadata: balance, price."""
+    """The balance is below the price."""
 
     reason = common_pb2.ERROR_REASON_INSUFFICIENT_FUNDS
 
@@ -78,10 +78,7 @@ class PaymentFailed(MaitredError):
 
 
 class ConcurrentModification(MaitredError):
-    """The aggregate is not at the version or count that the caller expected.
-
-    Metadata: current_version and the counter that differs.
-    """
+    """The aggregate is not at the version or count that the caller expected."""
 
     reason = common_pb2.ERROR_REASON_CONCURRENT_MODIFICATION
 
@@ -117,7 +114,7 @@ class PaymentTimeout(MaitredError):
 
 
 class InvalidTipPercentage(MaitredError):
-    """The tip percentage is not one of the configured ones. Metadata: allowed."""
+    """The tip percentage is not one of the configured ones."""
 
     reason = common_pb2.ERROR_REASON_INVALID_TIP_PERCENTAGE
 
@@ -165,13 +162,13 @@ class LockTimeout(MaitredError):
 
 
 class InboundMessageTaken(MaitredError):
-    """Somebody else's turn owns this inbound message. Metadata: session_id."""
+    """Somebody else's turn owns this inbound message."""
 
     reason = common_pb2.ERROR_REASON_INBOUND_MESSAGE_TAKEN
 
 
 class VersionOutOfRange(MaitredError):
-    """The version asked for is not in the log. Metadata: oldest, newest."""
+    """The version asked for is not in the log."""
 
     reason = common_pb2.ERROR_REASON_VERSION_OUT_OF_RANGE
 
@@ -183,13 +180,13 @@ class MenuNotFound(MaitredError):
 
 
 class ItemSoldOut(MaitredError):
-    """The item is sold out. Metadata: item."""
+    """The item is sold out."""
 
     reason = common_pb2.ERROR_REASON_ITEM_SOLD_OUT
 
 
 class ModifierNotFound(MaitredError):
-    """Neither the item nor the menu knows the modifier. Metadata: modifier."""
+    """Neither the item nor the menu knows the modifier."""
 
     reason = common_pb2.ERROR_REASON_MODIFIER_NOT_FOUND
 
@@ -279,13 +276,13 @@ class PaymentSettled(MaitredError):
 
 
 class RefundExceedsPaid(MaitredError):
-    """More than what was paid and not yet refunded. Metadata: refundable."""
+    """More than what was paid and not yet refunded."""
 
     reason = common_pb2.ERROR_REASON_REFUND_EXCEEDS_PAID
 
 
 class AmountOutOfRange(MaitredError):
-    """The provider cannot charge this amount. Metadata: minimum, maximum."""
+    """The provider cannot charge this amount."""
 
     reason = common_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE
 
@@ -315,7 +312,7 @@ class Unauthenticated(MaitredError):
 
 
 class PermissionDenied(MaitredError):
-    """The role or the session of the token does not allow this. Metadata: required_role."""
+    """The role or the session of the token does not allow this."""
 
     reason = common_pb2.ERROR_REASON_PERMISSION_DENIED
 
