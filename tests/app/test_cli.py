@@ -39,14 +39,19 @@ class Running(NamedTuple):
         return run(*arguments, MAITRED_ADDRESS=self.address, **environ)
 
 
-def run(
-    *arguments: str, cwd: Path | None = None, **environ: str
-) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command."""
+    return run_in(None, *arguments, **environ)
+
+
+def run_in(
+    directory: Path | None, *arguments: str, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a directory; None stays in this one."""
     return subprocess.run(
         [*MAITRED, *arguments],
         env=clean_environ(environ),
-        cwd=cwd,
+        cwd=directory,
         capture_output=True,
         text=True,
         timeout=60,
@@ -202,8 +207,8 @@ def test_the_guest_pays(tmp_path: Path) -> None:
         made = PaymentResponse.FromString(
             grpc_call(server, "PaymentService/CreatePayment", session_id="s")
         )
-        declined = run("pay", made.payment.url, "--decline", cwd=elsewhere)
-        paid = run("pay", made.payment.url, cwd=elsewhere)
+        declined = run_in(elsewhere, "pay", made.payment.url, "--decline")
+        paid = run_in(elsewhere, "pay", made.payment.url)
         unknown = run("pay", "nothing", "--dir", str(tmp_path))
         grpc_call(server, "PaymentService/CheckPayment", session_id="s", wait={"seconds": 10})
         listed = server.run("sessions")
