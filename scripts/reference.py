@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from maitred.server.app.methods import DEFAULT_MAX_REQUEST_BYTES
 from maitred.server.config import PREFIX, Settings
 from maitred.v1 import (
     admin_pb2,
@@ -53,13 +54,14 @@ def _lines() -> Iterator[str]:
             yield ""
             yield f"### {service.name}"
             yield ""
-            yield "| rpc | least role | what it does |"
-            yield "|---|---|---|"
+            yield "| rpc | least role | largest request | what it does |"
+            yield "|---|---|---|---|"
             for method in service.methods:
-                role = method.GetOptions().Extensions[common_pb2.method].minimum_role
-                name = common_pb2.Role.Name(role).removeprefix("ROLE_")
+                rules = method.GetOptions().Extensions[common_pb2.method]
+                name = common_pb2.Role.Name(rules.minimum_role).removeprefix("ROLE_")
+                size = f"{(rules.max_request_bytes or DEFAULT_MAX_REQUEST_BYTES) // 1024} KiB"
                 stream = " (stream)" if method.server_streaming else ""
-                yield f"| {method.name}{stream} | {name} | {comments[method.name]} |"
+                yield f"| {method.name}{stream} | {name} | {size} | {comments[method.name]} |"
     yield ""
     yield "## Errors"
     yield ""

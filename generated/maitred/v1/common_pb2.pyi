@@ -151,6 +151,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Staff must say why."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 66
     """The page token is not one that this listing gave out."""
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 67
+    """The request takes more bytes than its rpc accepts. Metadata: limit, size, both in bytes."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 80
     """The store cannot be reached; certainly nothing was changed."""
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 81
@@ -265,6 +267,8 @@ ERROR_REASON_REASON_REQUIRED: ErrorReason.ValueType  # 65
 """Staff must say why."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 66
 """The page token is not one that this listing gave out."""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 67
+"""The request takes more bytes than its rpc accepts. Metadata: limit, size, both in bytes."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 80
 """The store cannot be reached; certainly nothing was changed."""
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 81
@@ -294,7 +298,9 @@ class MethodRules(_message.Message):
     minimum_role: Global___Role.ValueType
     """The least role that may call it."""
     max_request_bytes: _builtins.int
-    """Most bytes of a request, checked before it is parsed; 0 means 16 KiB."""
+    """Most bytes of a request, checked before it is parsed; 0 means 16 KiB. A larger one is refused
+    with REQUEST_TOO_LARGE.
+    """
     def __init__(
         self,
         *,
@@ -317,19 +323,23 @@ class FieldRules(_message.Message):
 
     PERSONAL_FIELD_NUMBER: _builtins.int
     VISIBLE_FROM_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
     personal: _builtins.bool
     """The field holds personal data: it is kept apart from the hashed log and can be erased."""
     visible_from: Global___Role.ValueType
     """The least role that sees the field; it is cleared for callers below it."""
+    max_bytes: _builtins.int
+    """Most bytes of a message, serialised, that has no rules of its own because others defined it."""
     def __init__(
         self,
         *,
         personal: _builtins.bool = ...,
         visible_from: Global___Role.ValueType = ...,
+        max_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -299,6 +299,12 @@ class MalformedRequest(MaitredError):
     reason = common_pb2.ERROR_REASON_MALFORMED_REQUEST
 
 
+class RequestTooLarge(MaitredError):
+    """The request takes more bytes than its rpc accepts. Metadata: limit, size, both in bytes."""
+
+    reason = common_pb2.ERROR_REASON_REQUEST_TOO_LARGE
+
+
 class CardNumberRefused(MaitredError):
     """A card number stands where none may be."""
 

@@ -33,6 +33,7 @@ from maitred.server.errors import (
     MaitredError,
     MalformedRequest,
     PermissionDenied,
+    RequestTooLarge,
     ShuttingDown,
     Unauthenticated,
     Violation,
@@ -142,8 +143,16 @@ class GrpcAdapter:
     def _decode(self, method: Method, raw: bytes, actor: Actor) -> Message:
         """Turn bytes into a valid request that the caller may make.
 
-        Raises: MalformedRequest, PermissionDenied, InvalidField.
+        Whatever takes time in proportion to what was sent comes after a bound on it.
+
+        Raises: RequestTooLarge, MalformedRequest, PermissionDenied, InvalidField.
         """
+        size = len(raw)
+        if size > method.max_request_bytes:
+            raise RequestTooLarge(
+                f"the request takes {size} bytes; {method.name} accepts {method.max_request_bytes}",
+                metadata={"limit": str(method.max_request_bytes), "size": str(size)},
+            )
         try:
             request = method.parse(raw)
         except DecodeError:
@@ -152,7 +161,9 @@ class GrpcAdapter:
             ) from None
         if actor.session_id and method.bound and request.session_id != actor.session_id:  # type: ignore[attr-defined]
             raise PermissionDenied("the token is bound to another session")
-        violations = self._validate(request)
+        # What the contract does not know would be stored, hashed and shown without any rule.
+        request.DiscardUnknownFields()
+        violations = validation.oversized(request, method.sized, size) or self._validate(request)
         if violations:
             raise validation.refusal(violations)
         return request

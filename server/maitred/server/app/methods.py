@@ -11,6 +11,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from maitred.server.app.validation import SizedField, sized_fields
 from maitred.server.app.visibility import Filter, filter_for
 from maitred.server.telemetry import metrics
 from maitred.v1 import common_pb2
@@ -27,6 +28,10 @@ NAMES_NO_SESSION: Final = frozenset(
 """What a VIEWER may call although the request names no session that it could be bound to."""
 
 
+DEFAULT_MAX_REQUEST_BYTES: Final = 16 * 1024
+"""Most bytes of a request whose rpc sets no other bound in the contract."""
+
+
 class ContractError(Exception):
     """The handlers do not fit the contract; the server does not start."""
 
@@ -39,6 +44,9 @@ class Method:
     minimum_role: Role.ValueType
     parse: Callable[[bytes], Message]
     request_type: type[Message]
+    max_request_bytes: int
+    sized: tuple[SizedField, ...]
+    """Fields whose messages have no rules of their own, and how large those may be."""
     bound: bool
     """The request names a session, which must be the VIEWER's."""
     filters: Mapping[int, Filter | None]
@@ -73,7 +81,8 @@ def describe(rpc: MethodDescriptor, handler: Any) -> Method:
 
     Raises: ContractError.
     """
-    minimum_role = rpc.GetOptions().Extensions[common_pb2.method].minimum_role
+    rules = rpc.GetOptions().Extensions[common_pb2.method]
+    minimum_role = rules.minimum_role
     if minimum_role == Role.ROLE_UNSPECIFIED:
         raise ContractError(f"{rpc.full_name} has no minimum_role")
     name = f"{rpc.containing_service.full_name}/{rpc.name}"
@@ -87,6 +96,8 @@ def describe(rpc: MethodDescriptor, handler: Any) -> Method:
         minimum_role=minimum_role,
         parse=request_type.FromString,
         request_type=request_type,
+        max_request_bytes=rules.max_request_bytes or DEFAULT_MAX_REQUEST_BYTES,
+        sized=sized_fields(rpc.input_type),
         bound=bound,
         filters={
             role: filter_for(rpc.output_type, response_type.FromString, role)

@@ -4,20 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import protovalidate
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from maitred.server.errors import InvalidField, Violation
+from maitred.v1 import common_pb2
 
 _validator = protovalidate.Validator()
 
+MAX_LISTED_ELEMENTS: Final = 128
+"""Of a request with more elements in its lists and maps, only the first broken rule is named: a
+violation takes far longer to make than the element to send."""
+
+
+class SizedField(NamedTuple):
+    """A field of a request whose message is bounded in bytes, as it has no rules of its own."""
+
+    name: str
+    max_bytes: int
+
+
+def sized_fields(request: Descriptor) -> tuple[SizedField, ...]:
+    """List the fields of a request that the contract bounds in bytes."""
+    bounds = ((each, each.GetOptions().Extensions[common_pb2.field]) for each in request.fields)
+    return tuple(SizedField(each.name, rule.max_bytes) for each, rule in bounds if rule.max_bytes)
+
+
+def oversized(message: Message, fields: Iterable[SizedField], size: int) -> list[Violation]:
+    """List the fields that are too large, in a message that came in so many bytes."""
+    return [
+        Violation(name, "message.max_bytes", f"must not exceed {most} bytes")
+        for name, most in fields
+        if size > most and getattr(message, name).ByteSize() > most
+    ]
+
 
 def validate(message: Message) -> list[Violation]:
-    """List the broken rules of a message; empty where it is valid."""
-    found = _validator.collect_violations(message)
-    return [_violation(each.proto) for each in found] if found else []
+    """List the broken rules of a message; empty where it is valid.
+
+    Of a message with very many elements only the first one is listed.
+    """
+    found = _validator.collect_violations(message, fail_fast=True)
+    if not found:
+        return []
+    if _holds_at_most(message, MAX_LISTED_ELEMENTS) >= 0:
+        found = _validator.collect_violations(message)
+    return [_violation(each.proto) for each in found]
+
+
+def _holds_at_most(message: Message, most: int) -> int:
+    """How many more elements a message may hold; negative where there are too many already."""
+    for field, value in message.ListFields():
+        inner = field.message_type
+        if field.is_repeated:
+            most -= len(value)
+        if most < 0:
+            break
+        if inner is None or inner.file.package == "google.protobuf" or inner.GetOptions().map_entry:
+            continue
+        for each in value if field.is_repeated else (value,):
+            most = _holds_at_most(each, most)
+            if most < 0:
+                return most
+    return most
 
 
 def compile_rules(types: Iterable[type[Message]]) -> None:
