@@ -72,7 +72,7 @@ bench-quick: $(STAMP) ## The same, in about four minutes
 	$(BENCH) --quick $(ARGS)
 
 campaign: $(STAMP) ## Fault campaign: kill, cut and repeat, then count what was lost
-	$(BIN)/python scripts/campaign.py $(ARGS)
+	$(BIN)/python -m tests.campaigns $(ARGS)
 
 mutants: $(STAMP) ## Break the code on purpose and count the tests that notice
 	$(BIN)/python scripts/mutants.py $(ARGS)

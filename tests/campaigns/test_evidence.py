@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.campaigns.crowd import Guest
+from tests.campaigns.evidence import Evidence
+from tests.campaigns.killing import KillFailure
+from tests.campaigns.operations import Operation
 from tests.support.bar import new_guest, open_bar, turn
 from tests.support.wire import wired
 
 from maitred.server.stores.base import Loaded, Ref, Store, StoredEvent
 from maitred.server.stores.memory import MemoryStore
-from maitred.server.testing.crowd import Guest
-from maitred.server.testing.evidence import Evidence
-from maitred.server.testing.killing import KillFailure
-from maitred.server.testing.operations import Operation
 from maitred.v1 import conversation_pb2
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Session

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from maitred.server.testing.killing import KillCampaign
+from tests.campaigns.killing import KillCampaign
 
 KILLS = 25
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from maitred.server.testing.paymentkills import MOMENTS, PaymentKillCampaign
+from tests.campaigns.paymentkills import MOMENTS, PaymentKillCampaign
 
 KILLS = 10
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.campaigns.postgres_outages import postgres_campaign
 
-from maitred.server.testing.postgres_outages import postgres_campaign
 from maitred.server.testing.postgres_server import NoPostgres
 
 FAULTS = 5

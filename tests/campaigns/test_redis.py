@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.campaigns.outages import GUESTS
+from tests.campaigns.redis_outages import measure_failover, redis_campaign
 
-from maitred.server.testing.outages import GUESTS
-from maitred.server.testing.redis_outages import measure_failover, redis_campaign
 from maitred.server.testing.redis_server import NoRedis
 
 FAULTS = 4

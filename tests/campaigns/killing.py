@@ -21,8 +21,8 @@ from pathlib import Path
 
 import grpc
 from google.protobuf.message import Message
+from tests.campaigns.operations import CHANGES, Operation, operation_at
 
-from maitred.server.testing.operations import CHANGES, Operation, operation_at
 from maitred.v1 import (
     menu_pb2,
     session_pb2,
@@ -84,7 +84,7 @@ class KillCampaign:
     def __init__(self, directory: Path, seed: int) -> None:
         self.report = KillReport()
         self._directory = directory
-        self._random = random.Random(seed)  # noqa: S311  # repeatable, not secret
+        self._random = random.Random(seed)  # repeatable, not secret
         self._socket = directory / "maitred.sock"
         self._database = directory / "maitred.db"
         self._guests = [_Guest(f"guest-{at}") for at in range(GUESTS)]

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from tests.campaigns.killing import CALL_TIMEOUT_S, KillFailure
+from tests.campaigns.paymentbooks import Doubled, Lost, difference
+from tests.campaigns.serverprocess import ServerProcess
 
 from maitred.server.testing.fakestripe import FakeStripe
-from maitred.server.testing.killing import CALL_TIMEOUT_S, KillFailure
-from maitred.server.testing.paymentbooks import Doubled, Lost, difference
-from maitred.server.testing.serverprocess import ServerProcess
 from maitred.v1 import order_pb2, payment_pb2, session_pb2
 from maitred.v1.common_pb2 import Money
 from maitred.v1.state_pb2 import (
@@ -89,7 +89,7 @@ class PaymentKillCampaign:
     def __init__(self, directory: Path, seed: int) -> None:
         self.report = PaymentKillReport()
         self._directory = directory
-        self._random = random.Random(seed)  # noqa: S311  # repeatable, not secret
+        self._random = random.Random(seed)  # repeatable, not secret
         self._fake = FakeStripe()
         self._guests = [_Guest(f"guest-{at}") for at in range(GUESTS)]
         self._webhooks_at = f"127.0.0.1:{_free_port()}"

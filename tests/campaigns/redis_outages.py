@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from tests.campaigns.crowd import Crowd
+from tests.campaigns.evidence import Evidence
+from tests.campaigns.fleet import Fleet
+from tests.campaigns.killing import KillFailure
+from tests.campaigns.outages import GUESTS, SERVERS, Fault, OutageCampaign, swallow
 
 from maitred.server.app.server import open_store
 from maitred.server.config import Settings
-from maitred.server.testing.crowd import Crowd
-from maitred.server.testing.evidence import Evidence
-from maitred.server.testing.fleet import Fleet
-from maitred.server.testing.killing import KillFailure
-from maitred.server.testing.outages import GUESTS, SERVERS, Fault, OutageCampaign, swallow
 from maitred.server.testing.proxy import Proxy
 from maitred.server.testing.redis_server import RedisServer
 from maitred.v1 import session_pb2
@@ -139,7 +139,7 @@ async def measure_failover(
     Raises: KillFailure, NoRedis.
     """
     report = FailoverReport(delay_s, wait_replicas)
-    chance = random.Random(seed)  # noqa: S311  # repeatable, not secret
+    chance = random.Random(seed)  # repeatable, not secret
     async with AsyncExitStack() as stack:
         primary = stack.enter_context(RedisServer())
         wire = await stack.enter_async_context(Proxy(primary.address))

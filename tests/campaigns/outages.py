@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tests.campaigns.crowd import Crowd, CrowdReport
+from tests.campaigns.evidence import Evidence
+from tests.campaigns.fleet import Fleet
+from tests.campaigns.killing import KillFailure
+
 from maitred.server.app.server import open_store
 from maitred.server.config import Settings
 from maitred.server.stores.base import Store, StoreUnavailable
-from maitred.server.testing.crowd import Crowd, CrowdReport
-from maitred.server.testing.evidence import Evidence
-from maitred.server.testing.fleet import Fleet
-from maitred.server.testing.killing import KillFailure
 from maitred.server.testing.proxy import Proxy
 
 SERVERS = 2
@@ -106,7 +107,7 @@ class OutageCampaign:
     ) -> None:
         self.report = OutageReport()
         self._directory = directory
-        self._random = random.Random(seed)  # noqa: S311  # repeatable, not secret
+        self._random = random.Random(seed)  # repeatable, not secret
         self._open_place = place
         self._evidence: list[Evidence] = []
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
+from tests.campaigns.killing import KillFailure
 
 from maitred.server.testing.fakestripe import FakeStripe
-from maitred.server.testing.killing import KillFailure
 from maitred.v1 import payment_pb2, session_pb2
 from maitred.v1.state_pb2 import PAYMENT_STATUS_SUCCEEDED, REFUND_STATUS_SUCCEEDED, Payment
 

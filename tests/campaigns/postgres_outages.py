@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
-from maitred.server.testing.killing import KillFailure
-from maitred.server.testing.outages import SERVERS, Fault, OutageCampaign, swallow
+from tests.campaigns.killing import KillFailure
+from tests.campaigns.outages import SERVERS, Fault, OutageCampaign, swallow
+
 from maitred.server.testing.postgres_server import PostgresServer
 from maitred.server.testing.proxy import Proxy
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
+from tests.campaigns.fleet import Fleet, is_transient
+from tests.campaigns.killing import KillFailure
+from tests.campaigns.operations import Operation, operation_at
 
-from maitred.server.testing.fleet import Fleet, is_transient
-from maitred.server.testing.killing import KillFailure
-from maitred.server.testing.operations import Operation, operation_at
 from maitred.v1 import menu_pb2, session_pb2, state_pb2
 from maitred.v1.common_pb2 import Money
 from maitred.v1.event_pb2 import Event

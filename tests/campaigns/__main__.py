@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.campaigns.killing import KillCampaign, KillFailure, KillReport
+from tests.campaigns.paymentkills import PaymentKillCampaign, PaymentKillReport
+
 from maitred.server.telemetry import logging
-from maitred.server.testing.killing import KillCampaign, KillFailure, KillReport
-from maitred.server.testing.paymentkills import PaymentKillCampaign, PaymentKillReport
 
 if TYPE_CHECKING:
-    from maitred.server.testing.outages import OutageReport
+    from tests.campaigns.outages import OutageReport
 
 CAMPAIGNS = ("store", "payments", "postgres", "redis")
 
@@ -89,12 +90,14 @@ def outages(name: str, count: int, seed: int, directory: Path) -> None:
     missing: type[Exception]
     if name == "postgres":
         # Here and below: the drivers are extras.
-        from maitred.server.testing.postgres_outages import postgres_campaign
+        from tests.campaigns.postgres_outages import postgres_campaign
+
         from maitred.server.testing.postgres_server import NoPostgres
 
         campaign, missing = postgres_campaign(directory, seed), NoPostgres
     else:
-        from maitred.server.testing.redis_outages import redis_campaign
+        from tests.campaigns.redis_outages import redis_campaign
+
         from maitred.server.testing.redis_server import NoRedis
 
         campaign, missing = redis_campaign(directory, seed), NoRedis
@@ -106,7 +109,7 @@ def outages(name: str, count: int, seed: int, directory: Path) -> None:
     finally:
         print(f"\n{campaign.report}", flush=True)
     if name == "redis":
-        from maitred.server.testing.redis_outages import measure_failover
+        from tests.campaigns.redis_outages import measure_failover
 
         print("failover to a replica that nobody waited for:")
         for delay_s, replicas in FAILOVERS:

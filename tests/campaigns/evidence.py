@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.campaigns.killing import KillFailure
+
 from maitred.server.domain.evolve import evolve_session
 from maitred.server.engine import eventlog
 from maitred.server.engine.identity import digest_request_id
 from maitred.server.engine.refs import session_ref
-from maitred.server.testing.killing import KillFailure
 from maitred.v1.state_pb2 import Session
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from tests.campaigns.crowd import Guest
+    from tests.campaigns.operations import Operation
+
     from maitred.server.stores.base import Store, StoredEvent
-    from maitred.server.testing.crowd import Guest
-    from maitred.server.testing.operations import Operation
     from maitred.v1.event_pb2 import Event
 
 PAGE = 1000

@@ -12,8 +12,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+from tests.campaigns.killing import CALL_TIMEOUT_S, START_TIMEOUT_S, TRANSIENT, KillFailure
 
-from maitred.server.testing.killing import CALL_TIMEOUT_S, START_TIMEOUT_S, TRANSIENT, KillFailure
 from maitred.v1 import session_pb2
 
 RECONNECT = [
