@@ -546,18 +546,20 @@ BAD: dict[str, Bad] = {
         "CARD_NUMBER_REFUSED",
         "attributes.cards[1]",
     ),
-    "card as a session": Bad(
-        f"{SESSION}/CreateSession",
-        session_pb2.CreateSessionRequest(session_id="4111111111111111"),
-        "CARD_NUMBER_REFUSED",
-        "session_id",
+    # --- what cannot be seen
+    "unseen customer": Bad(
+        f"{SESSION}/CreateSession", _create(customer_id="\u3164"), "INVALID_FIELD", "customer_id"
     ),
-    "card as a customer": Bad(
-        f"{SESSION}/CreateSession",
-        _create(customer_id="4111-1111-1111-1111"),
-        "CARD_NUMBER_REFUSED",
-        "customer_id",
+    "unseen label": Bad(
+        f"{SESSION}/UpdateSession",
+        _update(labels={"pay": "\u2800"}),
+        "INVALID_FIELD",
+        "labels['pay']",
     ),
+    "unseen speaker": Bad(
+        f"{TALK}/RecordTurn", _turn(name="\u200d\ufe0f"), "INVALID_FIELD", "messages[0].name"
+    ),
+    "unseen item": Bad(f"{ORDER}/AddItem", add(GUEST, "\u115f"), "INVALID_FIELD", "item"),
     "card in a reason": Bad(
         f"{SESSION}/CloseSession",
         session_pb2.CloseSessionRequest(session_id=GUEST, reason=f"paid with {CARD}"),

@@ -13,8 +13,10 @@ from maitred.server.errors import (
     CardNumberRefused,
     CurrencyMismatch,
     InvalidField,
+    ItemAmbiguous,
     ItemNotFound,
     MenuNotFound,
+    ModifierAmbiguous,
     ModifierNotFound,
 )
 from maitred.v1.menu_pb2 import FindItemsRequest
@@ -50,8 +52,9 @@ def _twice(menu: Menu) -> None:
     menu.items.append(MenuItem(item_id="martini", name="Other", price=money(1, "USD")))
 
 
-def _same_name(menu: Menu) -> None:
-    menu.items.append(MenuItem(item_id="other", name="MARTINI ", price=money(1, "USD")))
+def _id_is_a_name(menu: Menu) -> None:
+    menu.items.append(MenuItem(item_id="LONG-ISLAND", name="Other", price=money(1, "USD")))
+    menu.items.append(MenuItem(item_id="x", name="Long\u2011Island", price=money(1, "USD")))
 
 
 def _blank(menu: Menu) -> None:
@@ -70,9 +73,9 @@ def _modifier_twice(menu: Menu) -> None:
     menu.modifiers.append(MenuModifier(modifier_id="dry", name="Bone Dry"))
 
 
-def _modifier_name_twice(menu: Menu) -> None:
+def _modifier_id_is_a_name(menu: Menu) -> None:
     menu.items[0].modifiers.extend(
-        [MenuModifier(modifier_id="a", name="Hot"), MenuModifier(modifier_id="b", name="hot")]
+        [MenuModifier(modifier_id="a", name="Hot"), MenuModifier(modifier_id="hot", name="Cold")]
     )
 
 
@@ -104,12 +107,12 @@ def _control(menu: Menu) -> None:
     ("spoil", "field"),
     [
         (_twice, "menu.items[6].item_id"),
-        (_same_name, "menu.items[6].name"),
+        (_id_is_a_name, "menu.items[6].item_id"),
         (_blank, "menu.items[0].name"),
         (_negative, "menu.items[0].price.minor_units"),
         (_other_currency, "menu.items[0].price.currency"),
         (_modifier_twice, "menu.modifiers[2].modifier_id"),
-        (_modifier_name_twice, "menu.items[0].modifiers[1].name"),
+        (_modifier_id_is_a_name, "menu.items[0].modifiers[1].modifier_id"),
         (_negative_modifier, "menu.modifiers[1].price.minor_units"),
         (_unknown_preferred, "menu.preferences[2].item_ids[0]"),
         (_preference_twice, "menu.preferences[2].name"),
@@ -119,7 +122,7 @@ def _control(menu: Menu) -> None:
     ],
 )
 def test_a_bad_menu_is_refused(menu: Menu, spoil: Callable[[Menu], None], field: str) -> None:
-    """C-M12: prices are never negative, names never ambiguous; the violation names the field."""
+    """C-M12: prices are never negative, ids never another's name; the violation names the field."""
     bad = Menu()
     bad.CopyFrom(menu)
     spoil(bad)
@@ -170,6 +173,76 @@ def test_the_item_that_is_missing_is_quoted(menu: Menu) -> None:
     assert error.value.metadata["item"] == "Absinthe"
 
 
+def test_names_that_are_equal_are_told_apart_by_ids(menu: Menu) -> None:
+    """Two dishes of one name may stand on a menu; who asks for it is told which there are."""
+    menu.items.append(MenuItem(item_id="tall", name="Martini", price=money(1500, "USD")))
+    menu.items.append(MenuItem(item_id="vegan", name="martini ", price=money(1400, "USD")))
+    assert menus.put(None, menu) is not None
+    catalog = menus.Catalog(menu)
+
+    for wanted, ids in (("Martini", "martini tall"), ("MARTINI", "martini tall vegan")):
+        with pytest.raises(ItemAmbiguous) as error:
+            catalog.find_item(wanted)
+        assert error.value.metadata["candidates"] == ids
+        assert ids in error.value.message
+        with pytest.raises(ItemAmbiguous):
+            menus.set_availability(menu, wanted, sold_out=True)
+    assert catalog.find_item("martini ").item_id == "vegan"
+    assert [catalog.find_item(each).item_id for each in ids.split()] == ids.split()
+
+
+def test_modifiers_that_are_equal_are_told_apart_by_ids(menu: Menu) -> None:
+    """As items are."""
+    item = menu.items[0]
+    item.modifiers.extend(
+        [MenuModifier(modifier_id="a", name="Hot"), MenuModifier(modifier_id="b", name="hot")]
+    )
+    assert menus.put(None, menu) is not None
+    catalog = menus.Catalog(menu)
+
+    assert catalog.find_modifier(item, "hot").modifier_id == "b"
+    with pytest.raises(ModifierAmbiguous) as error:
+        catalog.find_modifier(item, "HOT")
+    assert error.value.metadata["candidates"] == "a b"
+
+
+def test_many_candidates_fit_into_an_error(menu: Menu) -> None:
+    """The first few are named, however long their ids are."""
+    for at in range(2000):
+        menu.items.add(item_id=f"{at:04}" + "\u00e9" * 120, name="Pie", price=money(1, "USD"))
+
+    with pytest.raises(ItemAmbiguous) as error:
+        menus.Catalog(menu).find_item("Pie")
+
+    assert len(error.value.metadata["candidates"]) <= 256
+    assert set(error.value.metadata["candidates"].split()) <= {i.item_id for i in menu.items}
+
+
+@pytest.mark.parametrize(
+    "name", ["\u3164", "\u200d\ufe0f", "\u2800 \u115f", "\u0301", "\u00ad", " "]
+)
+@pytest.mark.parametrize(
+    "where",
+    ["title", "items.name", "items.section", "items.tags", "items.modifiers.name", "items.item_id",
+     "modifiers.name", "modifiers.modifier_id", "preferences.name", "menu_id"],
+)  # fmt: skip
+def test_what_cannot_be_seen_is_no_name(menu: Menu, where: str, name: str) -> None:
+    """Nobody can read, say or choose it."""
+    menu.items[0].modifiers.add(modifier_id="m", name="M")
+    menu.items[0].tags.append("tag")
+    *path, last = where.split(".")
+    message = menu
+    for step in path:
+        message = getattr(message, step)[0]
+    if last == "tags":
+        menu.items[0].tags[0] = name
+    else:
+        setattr(message, last, name)
+
+    with pytest.raises(InvalidField):
+        menus.put(None, menu)
+
+
 def test_joiners_do_not_hide_a_name(menu: Menu) -> None:
     """A name is found with and without the joiners that a script may have."""
     menu.items[0].name = "می\u200cخواهم"
@@ -182,11 +255,12 @@ def test_an_items_own_modifier_comes_first(menu: Menu) -> None:
     menu.items[1].modifiers.append(
         MenuModifier(modifier_id="m-dry", name="DRY", price=money(50, "USD"))
     )
+    catalog = menus.Catalog(menu)
 
-    assert menus.find_modifier(menu, menu.items[1], "dry").modifier_id == "m-dry"
-    assert menus.find_modifier(menu, menu.items[0], "dry").modifier_id == "dry"
+    assert catalog.find_modifier(menu.items[1], "dry").modifier_id == "m-dry"
+    assert catalog.find_modifier(menu.items[0], "dry").modifier_id == "dry"
     with pytest.raises(ModifierNotFound):
-        menus.find_modifier(menu, menu.items[0], "burnt")
+        catalog.find_modifier(menu.items[0], "burnt")
 
 
 @pytest.mark.parametrize(

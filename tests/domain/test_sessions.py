@@ -118,7 +118,8 @@ def test_a_session_is_created_as_asked(new_log: Any) -> None:
         (InvalidField, {"opening_balance": money(1, "ZZZ")}),
         (InvalidField, {"attributes": struct(x="y" * 20_000)}),
         (InvalidField, {"labels": {"table": "7\u202e"}}),
-        (CardNumberRefused, {"customer_id": "4242424242424242"}),
+        (InvalidField, {"customer_id": "\u3164"}),
+        (InvalidField, {"labels": {"table": "\u2800"}}),
         (CardNumberRefused, {"labels": {"card": "4242424242424242"}}),
     ],
 )

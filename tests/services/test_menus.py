@@ -69,7 +69,7 @@ async def test_a_menu_is_put_on_what_was_read(menus: Any) -> None:
 async def test_a_bad_menu_is_refused(menus: Any) -> None:
     """Rules across fields are checked as well."""
     menu = bar()
-    menu.items.add(item_id="other", name="WATER", price=menu.items[0].price)
+    menu.items.add(item_id="WATER", name="Still", price=menu.items[0].price)
 
     assert await refusal(menus.PutMenu(pb.PutMenuRequest(menu=menu))) == "INVALID_FIELD"
     unknown = pb.GetMenuRequest(menu_id=menu.menu_id)

@@ -161,6 +161,18 @@ class ItemSoldOut(MaitredError):
     code = common_pb2.ERROR_REASON_ITEM_SOLD_OUT
 
 
+class ItemAmbiguous(MaitredError):
+    """Several items fit the name: name one by its id. Metadata: item, menu_id, candidates."""
+
+    code = common_pb2.ERROR_REASON_ITEM_AMBIGUOUS
+
+
+class ModifierAmbiguous(MaitredError):
+    """Several modifiers fit the name. Metadata: modifier, item, candidates."""
+
+    code = common_pb2.ERROR_REASON_MODIFIER_AMBIGUOUS
+
+
 class ModifierNotFound(MaitredError):
     """Neither the item nor the menu knows the modifier. Metadata: modifier."""
 

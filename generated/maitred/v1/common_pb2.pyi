@@ -105,6 +105,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The item is sold out."""
     ERROR_REASON_MODIFIER_NOT_FOUND: _ErrorReason.ValueType  # 32
     """Neither the item nor the menu knows the modifier."""
+    ERROR_REASON_MODIFIER_AMBIGUOUS: _ErrorReason.ValueType  # 70
+    """Several modifiers fit the name; the candidates are written as those of ITEM_AMBIGUOUS are."""
     ERROR_REASON_ORDER_EMPTY: _ErrorReason.ValueType  # 33
     """The order has no lines."""
     ERROR_REASON_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 34
@@ -117,6 +119,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """An amount is in another currency than the session."""
     ERROR_REASON_ORDER_FULL: _ErrorReason.ValueType  # 38
     """The order holds as many lines as an order may."""
+    ERROR_REASON_ITEM_AMBIGUOUS: _ErrorReason.ValueType  # 39
+    """Several items fit the name: ask which is meant, and name it by its id. The candidates are ids
+    divided by spaces, at most eight of them.
+    """
     ERROR_REASON_NOTHING_TO_PAY: _ErrorReason.ValueType  # 40
     """There is nothing to pay."""
     ERROR_REASON_TAB_EMPTY: _ErrorReason.ValueType  # 41
@@ -221,6 +227,8 @@ ERROR_REASON_ITEM_SOLD_OUT: ErrorReason.ValueType  # 31
 """The item is sold out."""
 ERROR_REASON_MODIFIER_NOT_FOUND: ErrorReason.ValueType  # 32
 """Neither the item nor the menu knows the modifier."""
+ERROR_REASON_MODIFIER_AMBIGUOUS: ErrorReason.ValueType  # 70
+"""Several modifiers fit the name; the candidates are written as those of ITEM_AMBIGUOUS are."""
 ERROR_REASON_ORDER_EMPTY: ErrorReason.ValueType  # 33
 """The order has no lines."""
 ERROR_REASON_ORDER_NOT_FOUND: ErrorReason.ValueType  # 34
@@ -233,6 +241,10 @@ ERROR_REASON_CURRENCY_MISMATCH: ErrorReason.ValueType  # 37
 """An amount is in another currency than the session."""
 ERROR_REASON_ORDER_FULL: ErrorReason.ValueType  # 38
 """The order holds as many lines as an order may."""
+ERROR_REASON_ITEM_AMBIGUOUS: ErrorReason.ValueType  # 39
+"""Several items fit the name: ask which is meant, and name it by its id. The candidates are ids
+divided by spaces, at most eight of them.
+"""
 ERROR_REASON_NOTHING_TO_PAY: ErrorReason.ValueType  # 40
 """There is nothing to pay."""
 ERROR_REASON_TAB_EMPTY: ErrorReason.ValueType  # 41

@@ -48,14 +48,14 @@ class AddItemRequest(_message.Message):
     expected_reset_count: _builtins.int
     """Refuse unless the session was reset this many times."""
     item: _builtins.str
-    """The item, by id or by name in any case."""
+    """The item, by id or by name, exactly and then folded; see MenuItem.name."""
     quantity: _builtins.int
     """How many; 0 means 1."""
     note: _builtins.str
     """A wish for the kitchen."""
     @_builtins.property
     def modifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Modifiers, by id or by name in any case, in the order asked for."""
+        """Modifiers, by id or by name, as the item is; in the order asked for."""
 
     @_builtins.property
     def open_price(self) -> _common_pb2.Money:

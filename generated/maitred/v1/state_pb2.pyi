@@ -1284,9 +1284,12 @@ class MenuItem(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     SOLD_OUT_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """Unique within the menu."""
+    """Unique within the menu, and not the name of another item."""
     name: _builtins.str
-    """Unique within the menu, case-insensitively."""
+    """Looked up exactly as it stands here, then folded: case, accents, width, kinds of apostrophes
+    and dashes and invisible characters make no difference. Where several items fit, AddItem answers
+    ITEM_AMBIGUOUS.
+    """
     section: _builtins.str
     """Heading under which it stands, such as "Cocktails"."""
     description: _builtins.str
@@ -1335,9 +1338,9 @@ class MenuModifier(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     modifier_id: _builtins.str
-    """Unique within its list."""
+    """Unique within its list, and not the name of another modifier there."""
     name: _builtins.str
-    """Unique within its list, case-insensitively."""
+    """Looked up as the name of an item is."""
     @_builtins.property
     def price(self) -> _common_pb2.Money:
         """Added to the price of one; absent means nothing."""
@@ -1366,7 +1369,7 @@ class MenuPreference(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The taste, such as "fruity"; matched case-insensitively."""
+    """The taste, such as "fruity"; folded as the names of items are, and unique so."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The items, best first."""

@@ -179,6 +179,18 @@ class MenuNotFound(MaitredError):
     reason = common_pb2.ERROR_REASON_MENU_NOT_FOUND
 
 
+class ItemAmbiguous(MaitredError):
+    """Several items fit the name. Metadata: item, menu_id, candidates."""
+
+    reason = common_pb2.ERROR_REASON_ITEM_AMBIGUOUS
+
+
+class ModifierAmbiguous(MaitredError):
+    """Several modifiers fit the name. Metadata: modifier, item, candidates."""
+
+    reason = common_pb2.ERROR_REASON_MODIFIER_AMBIGUOUS
+
+
 class ItemSoldOut(MaitredError):
     """The item is sold out."""
 

@@ -69,7 +69,8 @@ class AsyncSessionHandle(AsyncHandlePayments):
     ) -> OrderLine:
         """Add a line at the menu's price, and charge it to the balance and the tab.
 
-        Raises: ItemNotFound, ItemSoldOut, ModifierNotFound, InsufficientFunds, InvalidQuantity.
+        Raises: ItemNotFound, ItemAmbiguous, ItemSoldOut, ModifierNotFound, ModifierAmbiguous,
+        InsufficientFunds, InvalidQuantity.
         """
         answer = await self._client.add_item(
             session_id=self.session_id,

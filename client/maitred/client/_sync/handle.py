@@ -70,7 +70,8 @@ class SessionHandle(HandlePayments):
     ) -> OrderLine:
         """Add a line at the menu's price, and charge it to the balance and the tab.
 
-        Raises: ItemNotFound, ItemSoldOut, ModifierNotFound, InsufficientFunds, InvalidQuantity.
+        Raises: ItemNotFound, ItemAmbiguous, ItemSoldOut, ModifierNotFound, ModifierAmbiguous,
+        InsufficientFunds, InvalidQuantity.
         """
         answer = self._client.add_item(
             session_id=self.session_id,

@@ -47,7 +47,8 @@ class Orders:
     ) -> AddItemResponse:
         """Add a line at the menu's price, and charge it to the balance and the tab.
 
-        Raises: ItemNotFound, ItemSoldOut, ModifierNotFound, InsufficientFunds, InvalidQuantity.
+        Raises: ItemNotFound, ItemAmbiguous, ItemSoldOut, ModifierNotFound, ModifierAmbiguous,
+        InsufficientFunds, InvalidQuantity.
         """
         request = AddItemRequest(
             session_id=session_id,

@@ -140,7 +140,7 @@ def _message(new: NewMessage, turn: int, at: int) -> Message:
         turn=turn,
         role=new.role,
         text=said,
-        name=text.note(new.name, f"messages[{at}].name"),
+        name=text.label(new.name, f"messages[{at}].name"),
         card_masked=masked,
     )
 
@@ -148,8 +148,8 @@ def _message(new: NewMessage, turn: int, at: int) -> Message:
 def _inbound(request: RecordTurnRequest) -> InboundMessage | None:
     if not request.HasField("inbound"):
         return None
-    text.address(request.inbound.channel_identifier, "inbound.channel_identifier")
-    text.address(request.inbound.message_id, "inbound.message_id")
+    text.identifier(request.inbound.channel_identifier, "inbound.channel_identifier")
+    text.identifier(request.inbound.message_id, "inbound.message_id")
     return request.inbound
 
 

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from maitred.server.domain import text
 from maitred.server.domain.money import check_currency
+from maitred.server.domain.names import Index, candidates, fold, shadowed
 from maitred.server.errors import (
     CurrencyMismatch,
     InvalidField,
+    ItemAmbiguous,
     ItemNotFound,
     MenuNotFound,
+    ModifierAmbiguous,
     ModifierNotFound,
     Violation,
 )
@@ -35,14 +38,15 @@ def put(before: Menu | None, menu: Menu) -> Event | None:
     problems = _Problems()
     text.identifier(after.menu_id, "menu.menu_id")
     check_currency(after.currency, "menu.currency")
-    after.title = text.note(after.title, "menu.title")
+    after.title = text.label(after.title, "menu.title")
     ids = {item.item_id for item in after.items}
     problems.unique((item.item_id for item in after.items), "menu.items", "item_id")
-    problems.unique((text.fold(item.name) for item in after.items), "menu.items", "name")
+    problems.shadowed([(item.item_id, item.name) for item in after.items], "menu.items", "item_id")
     for at, item in enumerate(after.items):
         _check_item(item, after.currency, f"menu.items[{at}]", problems)
     _check_modifiers(after.modifiers, after.currency, "menu.modifiers", problems)
-    problems.unique((text.fold(p.name) for p in after.preferences), "menu.preferences", "name")
+    # Nothing but its name tells a preference from another.
+    problems.unique((fold(p.name) for p in after.preferences), "menu.preferences", "name")
     for at, preference in enumerate(after.preferences):
         field = f"menu.preferences[{at}]"
         text.name(preference.name, f"{field}.name")
@@ -57,7 +61,7 @@ def put(before: Menu | None, menu: Menu) -> Event | None:
 def set_availability(menu: Menu | None, item: str, *, sold_out: bool) -> Event | None:
     """Mark an item sold out or available again; None where it is so already.
 
-    Raises: MenuNotFound, ItemNotFound.
+    Raises: MenuNotFound, ItemNotFound, ItemAmbiguous.
     """
     if menu is None:
         raise MenuNotFound("there is no such menu")
@@ -69,49 +73,52 @@ def set_availability(menu: Menu | None, item: str, *, sold_out: bool) -> Event |
 
 
 class Catalog:
-    """A menu with its items by id and by name; made once for each version of a menu."""
+    """A menu with its items and modifiers at hand; made once for each version of a menu."""
 
-    __slots__ = ("_by_folded", "_by_id", "_by_name", "menu")
+    __slots__ = ("_items", "_modifiers", "_own_modifiers", "menu")
 
     def __init__(self, menu: Menu) -> None:
         self.menu = menu
-        self._by_id = {item.item_id: item for item in menu.items}
-        self._by_name = {item.name: item for item in menu.items}
-        self._by_folded = {text.fold(item.name): item for item in menu.items}
+        self._items = Index((item.item_id, item.name, item) for item in menu.items)
+        self._modifiers = _index(menu.modifiers)
+        self._own_modifiers: dict[str, Index[MenuModifier]] = {}
 
     def find_item(self, wanted: str) -> MenuItem:
-        """Look an item up by id, else by name in any case.
+        """Look an item up by id or by name, exactly and then folded.
 
-        Raises: ItemNotFound.
+        Raises: ItemNotFound, ItemAmbiguous.
         """
-        # Most callers write the name as it stands on the menu, and folding it takes longer.
-        item = self._by_id.get(wanted) or self._by_name.get(wanted)
-        item = item or self._by_folded.get(text.fold(wanted))
-        if item is None:
-            raise ItemNotFound(
-                f"the menu has no {wanted!r}",
-                metadata={"item": wanted, "menu_id": self.menu.menu_id},
-            )
-        return item
+        found = self._items.find(wanted)
+        if len(found) == 1:
+            return found[0]
+        metadata = {"item": wanted, "menu_id": self.menu.menu_id}
+        if not found:
+            raise ItemNotFound(f"the menu has no {wanted!r}", metadata=metadata)
+        fitting = candidates([item.item_id for item in found])
+        raise ItemAmbiguous(
+            f"{wanted!r} is the name of {len(found)} items; name one by its id: {fitting}",
+            metadata={**metadata, "candidates": fitting},
+        )
 
+    def find_modifier(self, item: MenuItem, wanted: str) -> MenuModifier:
+        """Look a modifier up by id or by name: the item's own first, then the menu's.
 
-def find_modifier(menu: Menu, item: MenuItem, wanted: str) -> MenuModifier:
-    """Look a modifier up by id or by name in any case: the item's own first, then the menu's.
-
-    Raises: ModifierNotFound.
-    """
-    folded = text.fold(wanted)
-    for modifiers in (item.modifiers, menu.modifiers):
-        for modifier in modifiers:
-            if modifier.modifier_id == wanted:
-                return modifier
-        for modifier in modifiers:
-            if text.fold(modifier.name) == folded:
-                return modifier
-    raise ModifierNotFound(
-        f"{item.name!r} cannot be had {wanted!r}",
-        metadata={"modifier": wanted, "item": item.item_id},
-    )
+        Raises: ModifierNotFound, ModifierAmbiguous.
+        """
+        own = self._own_modifiers.get(item.item_id)
+        if own is None:
+            own = self._own_modifiers[item.item_id] = _index(item.modifiers)
+        found = own.find(wanted) or self._modifiers.find(wanted)
+        if len(found) == 1:
+            return found[0]
+        metadata = {"modifier": wanted, "item": item.item_id}
+        if not found:
+            raise ModifierNotFound(f"{item.name!r} cannot be had {wanted!r}", metadata=metadata)
+        fitting = candidates([each.modifier_id for each in found])
+        raise ModifierAmbiguous(
+            f"{wanted!r} is the name of {len(found)} modifiers; name one by its id: {fitting}",
+            metadata={**metadata, "candidates": fitting},
+        )
 
 
 def find(menu: Menu, request: FindItemsRequest) -> list[MenuItem]:
@@ -125,21 +132,21 @@ def find(menu: Menu, request: FindItemsRequest) -> list[MenuItem]:
             metadata={"expected": menu.currency, "got": request.max_price.currency},
             violations=[Violation("max_price", "currency.menu", f"must be in {menu.currency}")],
         )
-    words = text.fold(request.query).split()
-    section = text.fold(request.section)
-    tags = {text.fold(tag) for tag in request.tags}
+    words = fold(request.query).split()
+    section = fold(request.section)
+    tags = {fold(tag) for tag in request.tags}
     found = [
         item
         for item in menu.items
         if (request.include_sold_out or not item.sold_out)
-        and (not section or text.fold(item.section) == section)
-        and tags <= {text.fold(tag) for tag in item.tags}
+        and (not section or fold(item.section) == section)
+        and tags <= {fold(tag) for tag in item.tags}
         and not (
             request.HasField("max_price") and item.price.minor_units > request.max_price.minor_units
         )
         and _holds(_searchable(item), words)
     ]
-    found.sort(key=lambda item: not _holds(text.fold(item.name), words))
+    found.sort(key=lambda item: not _holds(fold(item.name), words))
     return found
 
 
@@ -149,9 +156,9 @@ def recommend(menu: Menu, preference: str, limit: int) -> tuple[list[MenuItem], 
     An unknown taste, and one of which everything is sold out, gives the popular items.
     """
     most = limit or DEFAULT_RECOMMENDATIONS
-    folded = text.fold(preference)
+    folded = fold(preference)
     for known in menu.preferences:
-        if text.fold(known.name) == folded:
+        if fold(known.name) == folded:
             suiting = _available(menu, known.item_ids)
             if suiting:
                 return suiting[:most], known.name
@@ -176,6 +183,12 @@ class _Problems:
                 self.add(f"{field}[{at}].{part}", "menu.unique", f"{value!r} stands twice")
             seen.add(value)
 
+    def shadowed(self, entries: Sequence[tuple[str, str]], field: str, part: str) -> None:
+        """Note every id that is the name of another entry."""
+        for at in shadowed(entries):
+            description = f"{entries[at][0]!r} is the name of another one"
+            self.add(f"{field}[{at}].{part}", "menu.id_is_name", description)
+
     def known(self, ids: Sequence[str], items: set[str], field: str) -> None:
         """Note every id that no item has."""
         for at, item_id in enumerate(ids):
@@ -197,13 +210,12 @@ class _Problems:
 
 
 def _check_item(item: MenuItem, currency: str, field: str, problems: _Problems) -> None:
+    text.identifier(item.item_id, f"{field}.item_id")
     text.name(item.name, f"{field}.name")
     text.name(item.section, f"{field}.section")
     item.description = text.note(item.description, f"{field}.description")
     for at, tag in enumerate(item.tags):
         text.name(tag, f"{field}.tags[{at}]")
-    if not text.fold(item.name):
-        problems.add(f"{field}.name", "menu.name", "must not be blank")
     problems.price(item.price, currency, f"{field}.price")
     _check_modifiers(item.modifiers, currency, f"{field}.modifiers", problems)
 
@@ -212,11 +224,17 @@ def _check_modifiers(
     modifiers: Sequence[MenuModifier], currency: str, field: str, problems: _Problems
 ) -> None:
     problems.unique((each.modifier_id for each in modifiers), field, "modifier_id")
-    problems.unique((text.fold(each.name) for each in modifiers), field, "name")
+    named = [(each.modifier_id, each.name) for each in modifiers]
+    problems.shadowed(named, field, "modifier_id")
     for at, modifier in enumerate(modifiers):
+        text.identifier(modifier.modifier_id, f"{field}[{at}].modifier_id")
         text.name(modifier.name, f"{field}[{at}].name")
         if modifier.HasField("price"):
             problems.price(modifier.price, currency, f"{field}[{at}].price")
+
+
+def _index(modifiers: Iterable[MenuModifier]) -> Index[MenuModifier]:
+    return Index((each.modifier_id, each.name, each) for each in modifiers)
 
 
 def _content(menu: Menu) -> Menu:
@@ -228,7 +246,7 @@ def _content(menu: Menu) -> Menu:
 
 
 def _searchable(item: MenuItem) -> str:
-    return text.fold("\n".join((item.name, item.description, item.section, *item.tags)))
+    return fold("\n".join((item.name, item.description, item.section, *item.tags)))
 
 
 def _holds(folded: str, words: Sequence[str]) -> bool:

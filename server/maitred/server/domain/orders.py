@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maitred.server.domain import menus, text
+from maitred.server.domain import text
 from maitred.server.domain.menus import Catalog
 from maitred.server.domain.money import money, write_money
 from maitred.server.domain.tab import Tab
@@ -52,8 +52,9 @@ def add_item(
 ) -> Event:
     """Add a line and charge it. The price is the menu's, unless staff names an open one.
 
-    Raises: InvalidQuantity, OrderFull, MenuNotFound, ItemNotFound, ItemSoldOut, ModifierNotFound,
-    CurrencyMismatch, PermissionDenied, InvalidField, CardNumberRefused, InsufficientFunds.
+    Raises: InvalidQuantity, OrderFull, MenuNotFound, ItemNotFound, ItemAmbiguous, ItemSoldOut,
+    ModifierNotFound, ModifierAmbiguous, CurrencyMismatch, PermissionDenied, InvalidField,
+    CardNumberRefused, InsufficientFunds.
     """
     quantity = request.quantity or 1
     if not 1 <= quantity <= MAX_QUANTITY:
@@ -190,10 +191,7 @@ def _write_open_line(line: OrderLine, request: AddItemRequest, tab: Tab, *, staf
         raise _invalid("open_price.minor_units", "open_price.range", "must not be negative")
     if request.modifiers:
         raise _invalid("modifiers", "open_price.modifiers", "belong into the open price")
-    name = text.name(request.item, "item")
-    if not name.strip():
-        raise _invalid("item", "item.blank", "must not be blank")
-    line.name = name
+    line.name = text.name(request.item, "item")
     return price
 
 
@@ -214,7 +212,7 @@ def _write_menu_line(
     if item.sold_out:
         raise ItemSoldOut(f"{item.name!r} is sold out", metadata={"item": item.name})
     modifiers = [
-        menus.find_modifier(menu, item, text.name(name, f"modifiers[{at}]"))
+        catalog.find_modifier(item, text.name(name, f"modifiers[{at}]"))
         for at, name in enumerate(request.modifiers)
     ]
     line.item_id = item.item_id

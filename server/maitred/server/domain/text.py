@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
+from maitred.server.domain import names
 from maitred.server.errors import CardNumberRefused, InvalidField, Violation
 
 MAX_STRUCT_BYTES = 16 * 1024
@@ -29,7 +30,6 @@ _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _UNWANTED = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDI}]")
 _NOT_IN_NAMES = re.compile(f"[\x00-\x1f\x7f-\x9f{_BIDI}]")
 _NOT_IN_IDENTIFIERS = re.compile(f"[\x00-\x1f\x7f-\x9f\u200c\u200d{_BIDI}]")
-_JOINERS = re.compile("[\u200c\u200d]")
 
 # What people put between the digits of a card number, and what hides there unseen.
 _GAP = (
@@ -44,8 +44,6 @@ _RANDOM = re.compile(
 )
 """UUIDs and digests in hex: their digits pass for a card now and then, and nobody writes one so."""
 _SHORTEST_CARD = 13
-_SHORTEST_IN_IDENTIFIERS = 14
-"""A phone number of 13 digits, which is a common identifier, passes for an obsolete card."""
 
 _LONGEST_PHONE = 15
 """Digits of an international phone number (E.164), which begins with a plus sign."""
@@ -93,37 +91,36 @@ def clean(text: str) -> str:
     return _UNWANTED.sub("", text)
 
 
-def fold(text: str) -> str:
-    """Bring a name to the form in which names are compared: no case, no stray spaces."""
-    return " ".join(unicodedata.normalize("NFC", _JOINERS.sub("", text)).casefold().split())
+def identifier(value: str, field: str) -> str:
+    """Answer an id, an address or a foreign id unchanged.
 
-
-def address(value: str, field: str) -> str:
-    """Answer an address or a foreign id unchanged; digits alone, as of a phone, are fine.
+    Sixteen digits that pass for a card are an id as any other: what chats and phones are known by
+    is never read as free text.
 
     Raises: InvalidField.
     """
     if _NOT_IN_IDENTIFIERS.search(value):
         raise _control(field)
-    return value
+    return visible(value, field)
 
 
-def identifier(value: str, field: str) -> str:
-    """Answer an id unchanged.
+def visible(value: str, field: str) -> str:
+    """Answer a text unchanged, which is empty or can be seen.
 
-    Raises: InvalidField, CardNumberRefused.
+    Raises: InvalidField.
     """
-    address(value, field)
-    if any(
-        sum(map(str.isdecimal, value[start:end])) >= _SHORTEST_IN_IDENTIFIERS
-        for start, end in _cards(value)
-    ):
-        raise _card(field)
+    if value and not names.is_visible(value):
+        raise InvalidField(
+            f"{field} cannot be seen",
+            violations=[Violation(field, "text.visible", "must hold something that can be seen")],
+        )
     return value
 
 
 def name(value: str, field: str) -> str:
     """Answer a name of one line unchanged; it may hold joiners, as some scripts need them.
+
+    An empty one is for the contract to refuse; one that cannot be seen is refused here.
 
     Raises: InvalidField, CardNumberRefused.
     """
@@ -131,7 +128,15 @@ def name(value: str, field: str) -> str:
         raise _control(field)
     if _cards(value):
         raise _card(field)
-    return value
+    return visible(value, field)
+
+
+def label(value: str, field: str) -> str:
+    """Clean a name that nobody looks anything up by.
+
+    Raises: InvalidField, CardNumberRefused.
+    """
+    return visible(note(value, field), field)
 
 
 def note(value: str, field: str) -> str:
