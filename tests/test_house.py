@@ -61,6 +61,22 @@ def test_modules_stay_readable() -> None:
     assert not long
 
 
+STORE_READS = r"\.store\.(?:load|versions|events?|event_by_request|claim|list_\w+|feed\w*)\b"
+
+
+@pytest.mark.parametrize("package", ["services", "payments"])
+def test_services_read_the_store_behind_its_barrier(package: str) -> None:
+    """What is answered to a caller is read through `Engine.reads`, which never runs ahead."""
+    folder = ROOT / "server/maitred/server" / package
+    found = [
+        f"{path.name}: {match.group()}"
+        for path in folder.rglob("*.py")
+        for match in re.finditer(STORE_READS, path.read_text("utf-8"))
+    ]
+
+    assert not found
+
+
 @pytest.mark.parametrize("root", ["server", "client", "generated"])
 def test_the_namespace_is_nobodys_package(root: str) -> None:
     """A file `maitred/__init__.py` in one root would hide the other two."""

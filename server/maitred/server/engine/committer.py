@@ -12,6 +12,7 @@ from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.command import Result
 from maitred.server.engine.hub import Hub
 from maitred.server.engine.locks import Locks
+from maitred.server.engine.reads import Barrier
 from maitred.server.stores.base import (
     Commit,
     Committed,
@@ -52,11 +53,14 @@ class Decided(NamedTuple):
 class Committer:
     """Owns every commit that is under way, and the lock of its aggregate."""
 
-    def __init__(self, store: Store, cache: HeadCache, locks: Locks, hub: Hub) -> None:
+    def __init__(
+        self, store: Store, cache: HeadCache, locks: Locks, hub: Hub, barrier: Barrier
+    ) -> None:
         self._store = store
         self._cache = cache
         self._locks = locks
         self._hub = hub
+        self._barrier = barrier
         self.listeners: list[Listener] = []
         self.published = 0
         """How many events were published; lets a reader see that time went by."""
@@ -68,12 +72,18 @@ class Committer:
         """Submit a commit and take the lock over; the future may be cancelled, the commit not."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Result | Outcome | StoreError] = loop.create_future()
-        delay_s, unknown = RESUBMIT_FIRST_S, False
+        delay_s, unknown, number = RESUBMIT_FIRST_S, False, 0
+
+        def submit() -> None:
+            nonlocal number
+            number = self._barrier.begin()
+            self._store.submit(decided.commit, done)
 
         def done(outcome: Outcome | StoreError) -> None:
             nonlocal delay_s, unknown
             if isinstance(outcome, Committed):
                 self.publish(decided)
+                self._barrier.end(number)
                 self.release(decided.ref)
                 if not answer.done():
                     after = decided.after
@@ -87,6 +97,10 @@ class Committer:
                         )
                     )
                 return
+            if isinstance(outcome, OutcomeUnknown):
+                # It may be durable and read: memory must not go on to answer what was before.
+                self._cache.drop(decided.ref)
+            self._barrier.end(number)
             if isinstance(outcome, OutcomeUnknown) and not unknown:
                 unknown = True
                 log.warning("commit_outcome_unknown", ref=decided.ref.id)
@@ -94,7 +108,7 @@ class Committer:
             if _is_open(outcome, unknown=unknown) and not self._closed:
                 # Whether it was applied is found out by submitting it again, never by reading;
                 # until then nobody may decide on this aggregate.
-                loop.call_later(delay_s, self._store.submit, decided.commit, done)
+                loop.call_later(delay_s, submit)
                 delay_s = min(delay_s * 2, RESUBMIT_MAX_S)
                 return
             if _is_open(outcome, unknown=unknown):
@@ -104,7 +118,7 @@ class Committer:
             _give_answer(answer, outcome)
 
         self.in_flight += 1
-        self._store.submit(decided.commit, done)
+        submit()
         return answer
 
     def hold(self) -> None:
@@ -118,6 +132,8 @@ class Committer:
         """
         delay_s, unknown = RESUBMIT_FIRST_S, False
         append = decided.commit.appends[0]
+        # It is durable long before it is done; until then only the store may answer.
+        self._cache.drop(decided.ref)
         try:
             while True:
                 try:

@@ -27,6 +27,7 @@ from maitred.server.engine.follower import Follower
 from maitred.server.engine.hub import Hub
 from maitred.server.engine.locks import Locks
 from maitred.server.engine.reader import Reader, Snapshot
+from maitred.server.engine.reads import Reads
 from maitred.server.engine.refs import menu_ref, session_ref
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import (
@@ -86,12 +87,13 @@ class Engine:
         self.locks = Locks(settings.lock_timeout_s)
         self.cache = HeadCache(settings.cache_sessions)
         self.hub = Hub(settings.heartbeat_s)
-        self.committer = Committer(store, self.cache, self.locks, self.hub)
+        self.reads = Reads(store)
+        self.committer = Committer(store, self.cache, self.locks, self.hub, self.reads.barrier)
         self.info: base.StoreInfo | None = None
         self._kinds: dict[Kind, Aggregate] = aggregates(settings.retention_seconds)
         self.watchdog = Watchdog(store)
         self.reader = Reader(
-            store, self.cache, self.locks, self.committer, self._kinds, self.watchdog
+            self.reads, self.cache, self.locks, self.committer, self._kinds, self.watchdog
         )
         self._follower = Follower(store, self.hub, self._kinds)
         self._closing = False
@@ -100,7 +102,7 @@ class Engine:
     async def start(self) -> base.StoreInfo:
         """Open the store and begin to publish."""
         self.info = await self.store.open()
-        self.reader.exclusive = self.info.exclusive
+        self.reader.exclusive = self.reads.exclusive = self.info.exclusive
         self.hub.start(self.info.epoch)
         if not self.info.exclusive:
             self._follower.start()
@@ -124,7 +126,7 @@ class Engine:
     async def verify(self, ref: Ref) -> audit.AuditReport:
         """Check the log of an aggregate against its chain and its state."""
         kind = self._kinds[ref.kind]
-        report = await audit.verify(self.store, ref, kind.parse, kind.evolve)
+        report = await self.reads.released(audit.verify(self.store, ref, kind.parse, kind.evolve))
         if report is None:
             raise kind.absent(ref.id)
         return report
@@ -143,10 +145,7 @@ class Engine:
         return await self.reader.require(session_ref(session_id), at_version=at_version)
 
     async def menu(self, menu_id: str) -> Snapshot:
-        """Read a menu.
-
-        Raises: MenuNotFound.
-        """
+        """Read a menu. Raises: MenuNotFound."""
         return await self.reader.require(menu_ref(menu_id))
 
     async def events(

@@ -10,9 +10,10 @@ from maitred.server.engine.aggregates import Aggregate
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.committer import Committer
 from maitred.server.engine.locks import Locks
+from maitred.server.engine.reads import Reads
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import VersionOutOfRange
-from maitred.server.stores.base import Kind, Loaded, Ref, Store
+from maitred.server.stores.base import Kind, Loaded, Ref
 from maitred.v1.event_pb2 import Event
 
 FOLD_PAGE = 256
@@ -34,14 +35,14 @@ class Reader:
 
     def __init__(
         self,
-        store: Store,
+        reads: Reads,
         cache: HeadCache,
         locks: Locks,
         committer: Committer,
         kinds: Mapping[Kind, Aggregate],
         watchdog: Watchdog,
     ) -> None:
-        self._store = store
+        self._reads = reads
         self._cache = cache
         self._locks = locks
         self._committer = committer
@@ -91,7 +92,7 @@ class Reader:
     ) -> list[Event]:
         """Read events with `after` < version < `before`, with their personal fields."""
         numbers = [eventlog.change_number(name) for name in changes] if changes else None
-        stored = await self._store.events(
+        stored = await self._reads.events(
             ref, after, limit, numbers, before=before, newest_first=newest_first
         )
         return [eventlog.decode(row) for row in stored]
@@ -100,7 +101,7 @@ class Reader:
         kind = self._kinds[ref.kind]
         state, at, time_ns = None, 0, 0
         while at < version:
-            rows = await self._store.events(ref, at, min(FOLD_PAGE, version - at))
+            rows = await self._reads.events(ref, at, min(FOLD_PAGE, version - at))
             if not rows:
                 raise VersionOutOfRange(f"version {version} is no longer in the log")
             if rows[0].version != at + 1:
@@ -123,7 +124,7 @@ class Reader:
                 return head
         self._watchdog.check()
         published = self._committer.published
-        loaded = await self._store.load(ref)
+        loaded = await self._reads.load(ref)
         if loaded is None:
             return None
         known = self._cache.get(ref)

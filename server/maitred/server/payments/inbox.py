@@ -224,7 +224,7 @@ class Inbox:
     async def _stored(self, where: RowFilter) -> AsyncIterator[Row]:
         after: int | None = None
         while True:
-            rows = await self._engine.store.list_rows(
+            rows = await self._engine.reads.list_rows(
                 Table.INBOX, where, after, PAGE, newest_first=False
             )
             for row in rows:

@@ -72,7 +72,7 @@ class Records:
         """Iterate over stored payments, oldest first."""
         after: int | None = None
         while True:
-            rows = await self._engine.store.list_rows(
+            rows = await self._engine.reads.list_rows(
                 Table.PAYMENTS, where, after, PAGE, newest_first=False
             )
             for row in rows:
@@ -83,7 +83,7 @@ class Records:
 
     async def owner(self, provider: str, provider_payment_id: str) -> tuple[str, str] | None:
         """Find (session id, payment id) of a provider's payment."""
-        claim = await self._engine.store.claim(CLAIM_SPACE, f"{provider}/{provider_payment_id}")
+        claim = await self._engine.reads.claim(CLAIM_SPACE, f"{provider}/{provider_payment_id}")
         if claim is None:
             return None
         session_id, _, payment_id = claim.owner.partition("/")

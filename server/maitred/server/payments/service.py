@@ -116,7 +116,7 @@ class PaymentService:
         )
 
         async def read(after: int | None, limit: int) -> Sequence[Row]:
-            return await self._engine.store.list_rows(Table.PAYMENTS, where, after, limit)
+            return await self._engine.reads.list_rows(Table.PAYMENTS, where, after, limit)
 
         rows, after = await fill(listing, read, lambda row: row.position, lambda row: len(row.body))
         return bodies((row.body for row in rows), listing.token(after))

@@ -100,7 +100,7 @@ class ConversationService:
     async def _owner(self, request: pb.RecordTurnRequest) -> str | None:
         if not request.HasField("inbound"):
             return None
-        claim = await self._engine.store.claim(_SPACE, conversations.inbound_key(request.inbound))
+        claim = await self._engine.reads.claim(_SPACE, conversations.inbound_key(request.inbound))
         return None if claim is None else claim.owner
 
     async def _first_turn(self, request: pb.RecordTurnRequest, owner: str) -> Result:

@@ -41,7 +41,7 @@ class MenuService:
         listing = Listing(request)
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
-            return await self._engine.store.list_heads(Kind.MENU, HeadFilter(), after, limit)
+            return await self._engine.reads.list_heads(Kind.MENU, HeadFilter(), after, limit)
 
         heads, after = await fill(
             listing, read, lambda head: head.position, lambda head: len(head.body)

@@ -116,7 +116,7 @@ class OrderService:
         where = RowFilter(ref=session_ref(request.session_id))
 
         async def read(after: int | None, limit: int) -> Sequence[_Listed]:
-            rows = await self._engine.store.list_rows(
+            rows = await self._engine.reads.list_rows(
                 Table.ORDERS, where, None if after == _OPEN else after, limit
             )
             placed = [_Listed(row.position, Order.FromString(row.body)) for row in rows]
@@ -150,7 +150,7 @@ class OrderService:
 
     async def _placed(self, session_id: str, number: int) -> Order | None:
         where = RowFilter(ref=session_ref(session_id), keys=(f"{session_id}/{number}",))
-        rows = await self._engine.store.list_rows(Table.ORDERS, where, None, 1)
+        rows = await self._engine.reads.list_rows(Table.ORDERS, where, None, 1)
         return Order.FromString(rows[0].body) if rows else None
 
 

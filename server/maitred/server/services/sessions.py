@@ -76,7 +76,7 @@ class SessionService:
         listing = Listing(request)
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
-            return await self._engine.store.list_heads(Kind.SESSION, where, after, limit)
+            return await self._engine.reads.list_heads(Kind.SESSION, where, after, limit)
 
         heads, after = await fill(
             listing, read, lambda head: head.position, lambda head: len(head.body)
@@ -162,7 +162,7 @@ class SessionService:
         """Answer the session that exists, if this very request created it."""
         ref = session_ref(session_id)
         snapshot = await self._engine.session(session_id)
-        first = await self._engine.store.events(ref, 0, 1)
+        first = await self._engine.reads.events(ref, 0, 1)
         if not first or first[0].fingerprint != self._engine.fingerprint(call.method, request):
             raise refusal
         created = await self._engine.events(ref, 0, 1)

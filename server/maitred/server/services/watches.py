@@ -171,14 +171,14 @@ class WatchService:
         self, request: session_pb2.WatchEventsRequest, call: Call
     ) -> AsyncIterator[bytes | Message]:
         """Stream the events of all sessions and menus, at least once, in order within each."""
-        hub, store = self._engine.hub, self._engine.store
+        hub, reads = self._engine.hub, self._engine.reads
         numbers = {eventlog.change_number(_known(name)) for name in request.changes}
         ids = frozenset(request.session_ids)
         with hub.watch_everything() as topic:
             cursor = await self._feed_cursor(request)
             while True:
                 seen = topic.version
-                rows = await store.feed(cursor, PAGE)
+                rows = await reads.feed(cursor, PAGE)
                 if not rows:
                     if not await hub.news(topic, seen):
                         yield session_pb2.WatchEventsResponse(resume_token=hub.epoch + cursor)
@@ -202,7 +202,7 @@ class WatchService:
             if token[:EPOCH_BYTES] != self._engine.hub.epoch:
                 raise VersionOutOfRange("the resume token is of another history of this store")
             return token[EPOCH_BYTES:]
-        return b"" if request.from_beginning else await self._engine.store.feed_end()
+        return b"" if request.from_beginning else await self._engine.reads.feed_end()
 
     def _resume_after(
         self,
@@ -241,7 +241,7 @@ class WatchService:
             yield last.version, message, last.change == DELETED
             return
         while seen < topic.version:
-            rows = await self._engine.store.events(ref, seen, PAGE)
+            rows = await self._engine.reads.events(ref, seen, PAGE)
             if not rows:
                 raise VersionOutOfRange(f"what follows version {seen} is no longer in the log")
             seen = rows[-1].version
@@ -261,7 +261,7 @@ class WatchService:
         start = await self._engine.read(ref, at_version=after) if after else None
         state: Session | None = None if start is None else start.state
         while after < upto:
-            rows = await self._engine.store.events(ref, after, PAGE)
+            rows = await self._engine.reads.events(ref, after, PAGE)
             if not rows:
                 return
             for row in rows:
@@ -284,7 +284,7 @@ class WatchService:
         if not wanted or (newest is not None and newest.payment_id == wanted):
             return newest
         where = RowFilter(ref=session_ref(session.session_id), keys=(wanted,))
-        rows = await self._engine.store.list_rows(Table.PAYMENTS, where, None, 1)
+        rows = await self._engine.reads.list_rows(Table.PAYMENTS, where, None, 1)
         if not rows:
             raise PaymentNotFound(f"session {session.session_id!r} has no payment {wanted!r}")
         return Payment.FromString(rows[0].body)
