@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
-from maitred.server.domain import conversations, sessions
+from maitred.server.domain import conversations, sessions, updates
 from maitred.server.domain.money import money
 from maitred.server.errors import (
     AlreadyExists,
@@ -69,7 +71,7 @@ def update(log: Any, *paths: str, **fields: Any) -> Any:
     """Decide on an update of the paths."""
     request = UpdateSessionRequest(**fields)
     request.update_mask.paths.extend(paths)
-    return sessions.update(log.session, request)
+    return updates.update(log.session, request)
 
 
 # --- creation -----------------------------------------------------------------------------------
@@ -160,22 +162,73 @@ def test_a_second_bill_can_be_paid(log: Any) -> None:
 # --- update and extension -----------------------------------------------------------------------
 
 
-def test_labels_are_updated_whole_or_by_key(log: Any) -> None:
-    """A key that the request does not hold is removed; what the mask leaves out stays."""
-    log.apply(update(log, "labels", labels={"table": "7", "a.b": "x", "c": "y"}))
-    log.apply(update(log, "labels.table", "labels.a.b", labels={"table": "8", "c": "ignored"}))
-
-    assert dict(log.session.labels) == {"table": "8", "c": "y"}
+ODD = ["my_key", "myKey", "my-key", "my.key", "a.b.c", "My Key", "*", "ключ"]
 
 
-def test_attributes_are_updated_whole_or_by_key(log: Any) -> None:
-    """The same for free data."""
-    log.apply(update(log, "attributes", attributes=struct(a=1, b={"c": 2})))
-    log.apply(update(log, "attributes.a", "attributes.b", attributes=struct(b=3)))
-    assert log.session.attributes == struct(b=3)
+def test_labels_are_set_removed_and_replaced(log: Any) -> None:
+    """One by one without a mask; whole with one."""
+    log.apply(update(log, labels={"table": "7", "a.b": "x", "c_d": "y", "e-f": "z"}))
+    log.apply(update(log, labels={"table": "8"}, remove_labels=["a.b", "c_d", "e-f", "gone"]))
+    assert dict(log.session.labels) == {"table": "8"}
+    log.apply(update(log, "labels", labels={"x": "1"}))
+    assert dict(log.session.labels) == {"x": "1"}
+    log.apply(update(log, "labels"))
+
+    assert not log.session.labels
+
+
+def test_attributes_are_set_removed_and_replaced(log: Any) -> None:
+    """By the very names that they have, whatever these hold."""
+    log.apply(update(log, attributes=struct(**dict.fromkeys(ODD, 1), kept=1)))
+    log.apply(update(log, attributes=struct(**dict.fromkeys(ODD[:4], 2))))
+    assert log.session.attributes == struct(
+        **dict.fromkeys(ODD[4:], 1), **dict.fromkeys(ODD[:4], 2), kept=1
+    )
+    for gone, name in enumerate(ODD, 1):
+        log.apply(update(log, remove_attributes=[name]))
+        assert set(log.session.attributes.fields) == {*ODD[gone:], "kept"}
+    log.apply(update(log, "attributes", attributes=struct(b={"c": 2})))
+    assert log.session.attributes == struct(b={"c": 2})
     log.apply(update(log, "attributes"))
 
     assert not log.session.HasField("attributes")
+
+
+def test_a_mask_leaves_alone_what_it_does_not_name(log: Any) -> None:
+    """As masks do; what is to be removed is removed all the same."""
+    log.apply(update(log, labels={"a": "1", "b": "2"}, attributes=struct(x=1), customer_id="c"))
+    log.apply(
+        update(
+            log,
+            "attributes",
+            labels={"a": "9"},
+            attributes=struct(y=2),
+            customer_id="d",
+            remove_labels=["b"],
+        )
+    )
+
+    assert dict(log.session.labels) == {"a": "1"}
+    assert log.session.attributes == struct(y=2)
+    assert log.session.customer_id == "c"
+
+
+@pytest.mark.parametrize("mask", ["attributes.myKey", "labels.table", "attributes", "customerId"])
+def test_a_mask_in_json_deletes_nothing_by_mistake(log: Any, mask: str) -> None:
+    """JSON turns `myKey` into `my_key`: single names are refused, whole fields do as they say."""
+    log.apply(update(log, labels={"table": "7"}, attributes=struct(myKey=1, my_key=2)))
+    request = json_format.Parse(
+        json.dumps({"updateMask": mask, "attributes": {"myKey": 3, "my_key": 2}}),
+        UpdateSessionRequest(),
+    )
+    if "." in mask:
+        with pytest.raises(InvalidField) as error:
+            updates.update(log.session, request)
+        assert error.value.violations[0].field == "update_mask"
+        assert "remove_attributes" in error.value.message
+    else:
+        event = updates.update(log.session, request)
+        assert (event is not None) == (mask == "attributes")
 
 
 def test_the_customer_is_updated(log: Any) -> None:
@@ -186,6 +239,10 @@ def test_the_customer_is_updated(log: Any) -> None:
     log.apply(update(log, "customer_id"))
 
     assert (log.session.customer_id, dict(log.session.labels)) == ("", {"table": "7"})
+    log.apply(update(log, customer_id="c-2"))
+    assert log.session.customer_id == "c-2"
+    log.apply(update(log, customer_id=""))
+    assert log.session.customer_id == ""
 
 
 def test_an_update_without_change_is_no_event(log: Any) -> None:
@@ -193,10 +250,24 @@ def test_an_update_without_change_is_no_event(log: Any) -> None:
     log.apply(update(log, "labels", "attributes", labels={"a": "b"}, attributes=struct(x=1)))
 
     assert update(log, "labels", labels={"a": "b"}) is None
-    assert update(log, "attributes.x", "labels.zz", attributes=struct(x=1)) is None
+    assert update(log, attributes=struct(x=1), remove_labels=["zz"]) is None
+    assert update(log, remove_attributes=["zz"]) is None
 
 
-@pytest.mark.parametrize("paths", [(), ("version",), ("labels.",), ("customer_id.x",), ("",)])
+@pytest.mark.parametrize(
+    "paths",
+    [
+        (),
+        ("version",),
+        ("labels.",),
+        ("labels.a",),
+        ("attributes.my_key",),
+        ("customer_id.x",),
+        ("",),
+        ("*",),
+        ("labels", "labels.a"),
+    ],
+)
 def test_a_bad_mask_is_refused(log: Any, paths: tuple[str, ...]) -> None:
     """Only what may be updated, and something."""
     with pytest.raises(InvalidField) as error:
@@ -211,9 +282,9 @@ def test_updates_are_bounded(log: Any) -> None:
     log.apply(update(log, "attributes", attributes=struct(a="x" * 9000)))
 
     with pytest.raises(InvalidField):
-        update(log, "labels.more", labels={"more": ""})
+        update(log, labels={"more": ""})
     with pytest.raises(InvalidField):
-        update(log, "attributes.b", attributes=struct(b="x" * 9000))
+        update(log, attributes=struct(b="x" * 9000))
 
 
 def test_extending_moves_the_expiry(log: Any) -> None:

@@ -77,7 +77,7 @@ class ConversationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateContext(self, request, context):
-        """UpdateContext replaces the parts of the context that `update_mask` names.
+        """UpdateContext sets topic and intents, and sets and removes entities one by one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,7 @@ class ConversationServiceStub:
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversation_pb2.ListMessagesRequest, _conversation_pb2.ListMessagesResponse]
     """ListMessages reads the messages of a session, oldest or newest first."""
     UpdateContext: _aio.UnaryUnaryMultiCallable[_conversation_pb2.UpdateContextRequest, _conversation_pb2.UpdateContextResponse]
-    """UpdateContext replaces the parts of the context that `update_mask` names."""
+    """UpdateContext sets topic and intents, and sets and removes entities one by one."""
     ResetPhase: _aio.UnaryUnaryMultiCallable[_conversation_pb2.ResetPhaseRequest, _conversation_pb2.ResetPhaseResponse]
     """ResetPhase puts the phase back to greeting and the counters to zero."""
 
@@ -54,7 +54,7 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversation_pb2.UpdateContextRequest,
         context: _aio.ServicerContext[_conversation_pb2.UpdateContextRequest, _abc.Awaitable[_conversation_pb2.UpdateContextResponse]],
     ) -> _abc.Awaitable[_conversation_pb2.UpdateContextResponse]:
-        """UpdateContext replaces the parts of the context that `update_mask` names."""
+        """UpdateContext sets topic and intents, and sets and removes entities one by one."""
 
     @_abc_1.abstractmethod
     def ResetPhase(

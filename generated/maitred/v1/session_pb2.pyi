@@ -323,7 +323,7 @@ Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateSessionRequest(_message.Message):
-    """UpdateSessionRequest changes what `update_mask` names."""
+    """UpdateSessionRequest sets and removes labels and attributes one by one, and sets the customer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -356,6 +356,8 @@ class UpdateSessionRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REMOVE_LABELS_FIELD_NUMBER: _builtins.int
+    REMOVE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
@@ -367,18 +369,29 @@ class UpdateSessionRequest(_message.Message):
     expected_reset_count: _builtins.int
     """Refuse unless the session was reset this many times."""
     customer_id: _builtins.str
-    """The new customer."""
+    """The new customer, where set; empty means none."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The new labels, all of them."""
+        """Labels to set, by their names; at most 32 in all afterwards."""
 
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
-        """The new attributes, all of them; at most 16 KiB serialised."""
+        """Attributes to set, by their names; at most 16 KiB serialised, all of them together."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: "labels", "labels.KEY", "attributes", "attributes.KEY", "customer_id". A key that the request does not hold is removed."""
+        """Fields to replace whole instead: "labels", "attributes", "customer_id". With a mask, fields that
+        it does not name are left alone. Single labels and attributes are no paths: set them, or name
+        them in `remove_labels` and `remove_attributes`.
+        """
+
+    @_builtins.property
+    def remove_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of labels to remove, after setting; a name that is not there does no harm."""
+
+    @_builtins.property
+    def remove_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of attributes to remove, after setting, exactly as they are written there."""
 
     def __init__(
         self,
@@ -390,19 +403,25 @@ class UpdateSessionRequest(_message.Message):
         expected_reset_count: _builtins.int | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         attributes: _struct_pb2.Struct | None = ...,
-        customer_id: _builtins.str = ...,
+        customer_id: _builtins.str | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        remove_labels: _abc.Iterable[_builtins.str] | None = ...,
+        remove_attributes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "attributes", b"attributes", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id", "_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "attributes", b"attributes", "customer_id", b"customer_id", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "attributes", b"attributes", "customer_id", b"customer_id", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "labels", b"labels", "request_id", b"request_id", "session_id", b"session_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id", "_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "attributes", b"attributes", "customer_id", b"customer_id", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "labels", b"labels", "remove_attributes", b"remove_attributes", "remove_labels", b"remove_labels", "request_id", b"request_id", "session_id", b"session_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__customer_id: _TypeAlias = _typing.Literal["customer_id"]  # noqa: Y015
+    _WhichOneofArgType__customer_id: _TypeAlias = _typing.Literal["_customer_id", b"_customer_id"]  # noqa: Y015
     _WhichOneofReturnType__expected_payment_version: _TypeAlias = _typing.Literal["expected_payment_version"]  # noqa: Y015
     _WhichOneofArgType__expected_payment_version: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version"]  # noqa: Y015
     _WhichOneofReturnType__expected_reset_count: _TypeAlias = _typing.Literal["expected_reset_count"]  # noqa: Y015
     _WhichOneofArgType__expected_reset_count: _TypeAlias = _typing.Literal["_expected_reset_count", b"_expected_reset_count"]  # noqa: Y015
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customer_id) -> _WhichOneofReturnType__customer_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_payment_version) -> _WhichOneofReturnType__expected_payment_version | None: ...
     @_typing.overload

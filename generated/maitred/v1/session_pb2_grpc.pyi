@@ -23,7 +23,7 @@ class SessionServiceStub:
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """ListSessions lists sessions, newest first."""
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
-    """UpdateSession changes labels, attributes and customer."""
+    """UpdateSession sets and removes labels and attributes, and sets the customer."""
     ExtendSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ExtendSessionRequest, _session_pb2.ExtendSessionResponse]
     """ExtendSession moves the expiry."""
     ResetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ResetSessionRequest, _session_pb2.ResetSessionResponse]
@@ -76,7 +76,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.UpdateSessionRequest,
         context: _aio.ServicerContext[_session_pb2.UpdateSessionRequest, _abc.Awaitable[_session_pb2.UpdateSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.UpdateSessionResponse]:
-        """UpdateSession changes labels, attributes and customer."""
+        """UpdateSession sets and removes labels and attributes, and sets the customer."""
 
     @_abc_1.abstractmethod
     def ExtendSession(

@@ -204,15 +204,22 @@ class AsyncSessionHandle(AsyncHandlePayments):
         labels: Mapping[str, str] | None = None,
         attributes: Mapping[str, Any] | None = None,
         customer_id: str | None = None,
-        update_mask: Sequence[str] | None = None,
+        remove_labels: Sequence[str] = (),
+        remove_attributes: Sequence[str] = (),
+        update_mask: Sequence[str] = (),
         **options: Unpack[Mutation],
     ) -> Session:
-        """Replace labels, attributes or customer: those that are given, or what the mask names."""
+        """Set and remove labels and attributes one by one; set the customer, or clear it by "".
+
+        What `update_mask` names of "labels", "attributes" and "customer_id" is replaced whole.
+        """
         answer = await self._client.update_session(
             session_id=self.session_id,
             labels=labels,
             attributes=attributes,
             customer_id=customer_id,
+            remove_labels=remove_labels,
+            remove_attributes=remove_attributes,
             update_mask=update_mask,
             **self._fenced(options),
         )

@@ -95,23 +95,24 @@ class AsyncSessions:
         labels: Mapping[str, str] | None = None,
         attributes: Mapping[str, Any] | None = None,
         customer_id: str | None = None,
-        update_mask: Sequence[str] | None = None,
+        remove_labels: Sequence[str] = (),
+        remove_attributes: Sequence[str] = (),
+        update_mask: Sequence[str] = (),
         **options: Unpack[Mutation],
     ) -> UpdateSessionResponse:
-        """Replace labels, attributes or customer: those that are given, or what the mask names.
+        """Set and remove labels and attributes one by one; set the customer, or clear it by "".
 
-        A mask may also name single keys: `labels.table`, which is removed where `labels` lacks it.
+        What `update_mask` names of "labels", "attributes" and "customer_id" is replaced whole, and
+        what it does not name of them is left alone.
         """
-        given = {"labels": labels, "attributes": attributes, "customer_id": customer_id}
-        paths = update_mask
-        if paths is None:
-            paths = [name for name, value in given.items() if value is not None]
         request = UpdateSessionRequest(
             session_id=session_id,
             labels=labels,
             attributes=struct(attributes),
-            customer_id=customer_id or "",
-            update_mask=FieldMask(paths=paths),
+            customer_id=customer_id,
+            update_mask=FieldMask(paths=update_mask) if update_mask else None,
+            remove_labels=remove_labels,
+            remove_attributes=remove_attributes,
             **options,
         )
         return await self._calls.call(request, UpdateSessionResponse)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.server.domain import text
+from maitred.server.domain import text, updates
 from maitred.server.domain.money import check_currency, money
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
@@ -23,7 +22,7 @@ from maitred.server.errors import (
     Violation,
 )
 from maitred.v1 import event_pb2 as ev
-from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest, UpdateSessionRequest
+from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest
 from maitred.v1.state_pb2 import (
     ATTENTION_ABANDONED_TAB,
     ATTENTION_UNSPECIFIED,
@@ -39,9 +38,6 @@ from maitred.v1.state_pb2 import (
     PaymentState,
     Session,
 )
-
-MAX_LABELS = 32
-"""Labels that a session may hold."""
 
 _NS = 1_000_000_000
 
@@ -83,7 +79,7 @@ def create(
         status=SESSION_STATUS_ACTIVE,
         idle_seconds=request.idle_seconds or defaults.idle_seconds,
         customer_id=request.customer_id,
-        labels=_labels(dict(request.labels)),
+        labels=updates.labels(dict(request.labels)),
         conversation=Conversation(phase=PHASE_GREETING),
         menu_id=request.menu_id or defaults.menu_id,
         payment=_opening_state(opening, 0, currency, version=0),
@@ -93,46 +89,6 @@ def create(
     if request.HasField("attributes"):
         session.attributes.CopyFrom(text.free_data(request.attributes, "attributes"))
     return ev.Event(session_created=ev.SessionCreated(session=session))
-
-
-def update(session: Session, request: UpdateSessionRequest) -> ev.Event | None:
-    """Change what the mask names; a key that the request does not hold is removed.
-
-    Raises: InvalidField, CardNumberRefused.
-    """
-    _require(bool(request.update_mask.paths), "update_mask", "must name something")
-    after = _described(session)
-    given = Struct()
-    if any(path.partition(".")[0] == "attributes" for path in request.update_mask.paths):
-        given = text.free_data(request.attributes, "attributes")
-    for path in request.update_mask.paths:
-        field, dot, key = path.partition(".")
-        match (field, bool(dot)):
-            case ("labels", False):
-                after.labels.clear()
-                after.labels.update(request.labels)
-            case ("labels", True) if key in request.labels:
-                after.labels[key] = request.labels[key]
-            case ("labels", True) if key:
-                after.labels.pop(key, None)
-            case ("attributes", False):
-                after.ClearField("attributes")
-                if request.HasField("attributes"):
-                    after.attributes.CopyFrom(given)
-            case ("attributes", True) if key in given.fields:
-                after.attributes.fields[key].CopyFrom(given.fields[key])
-            case ("attributes", True) if key:
-                if key in after.attributes.fields:
-                    del after.attributes.fields[key]
-            case ("customer_id", False):
-                after.customer_id = text.identifier(request.customer_id, "customer_id")
-            case _:
-                raise _invalid("update_mask", f"{path!r} cannot be updated")
-    _labels(dict(after.labels))
-    text.require_size(after.attributes.ByteSize(), "attributes")
-    if after == _described(session):
-        return None
-    return ev.Event(session_updated=ev.SessionUpdated(session=after))
 
 
 def extend(session: Session, request: ExtendSessionRequest) -> ev.Event:
@@ -329,20 +285,6 @@ def _opening_state(opening: int, credit: int, currency: str, version: int) -> Pa
         status=TAB_STATUS_PENDING,
         version=version,
     )
-
-
-def _labels(labels: dict[str, str]) -> dict[str, str]:
-    _require(len(labels) <= MAX_LABELS, "labels", f"must not exceed {MAX_LABELS}")
-    for key, value in labels.items():
-        text.name(value, f"labels[{key!r}]")
-    return labels
-
-
-def _described(session: Session) -> Session:
-    described = Session(customer_id=session.customer_id, labels=session.labels)
-    if session.HasField("attributes"):
-        described.attributes.CopyFrom(session.attributes)
-    return described
 
 
 def _holds_open_money(session: Session) -> bool:

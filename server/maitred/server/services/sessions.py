@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.server.domain import sessions
+from maitred.server.domain import sessions, updates
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -84,10 +84,10 @@ class SessionService:
         return bodies((head.body for head in heads), listing.token(after))
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, call: Call) -> bytes:
-        """Change labels, attributes and customer."""
+        """Set and remove labels and attributes; set the customer."""
         command = Command(
             session_ref(request.session_id),
-            lambda session, _now: sessions.update(session, request),
+            lambda session, _now: updates.update(session, request),
             request,
         )
         return (await self._engine.execute(command, call)).reply()
