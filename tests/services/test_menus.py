@@ -107,3 +107,59 @@ async def test_items_sell_out(menus: Any) -> None:
     recommended = await menus.Recommend(recommend)
     assert [i.item_id for i in recommended.items] == ["water"]
     assert recommended.matched_preference == ""
+
+
+async def _sold_out(menus: Any, menu: Menu, policy: pb.MarkPolicy.ValueType) -> dict[str, bool]:
+    request = pb.PutMenuRequest(menu=menu, availability=policy)
+    return {item.item_id: item.sold_out for item in (await menus.PutMenu(request)).menu.items}
+
+
+@pytest.mark.parametrize("policy", [pb.MARK_POLICY_UNSPECIFIED, pb.MARK_POLICY_KEEP])
+@pytest.mark.parametrize("sold_out", [True, False])
+async def test_a_sync_keeps_what_was_set(
+    menus: Any, policy: pb.MarkPolicy.ValueType, sold_out: bool
+) -> None:
+    """A dish that staff took off, or brought back, is not changed by the next put of the menu."""
+    menu = bar()
+    menu.items[0].sold_out = not sold_out
+    menu.items[0].sold_out_marked = True  # which is not for a request to say
+    await menus.PutMenu(pb.PutMenuRequest(menu=menu))
+    set_by_hand = pb.SetItemAvailabilityRequest(
+        menu_id=menu.menu_id, item=menu.items[0].item_id, sold_out=sold_out
+    )
+    marked = (await menus.SetItemAvailability(set_by_hand)).menu
+
+    again = await menus.PutMenu(pb.PutMenuRequest(menu=menu, availability=policy))
+    assert (again.menu.version, again.HasField("event")) == (marked.version, False)
+    menu.title = "Pub"
+    menu.items[1].sold_out = True
+    menu.items.add(item_id="new", name="New", price=menu.items[0].price, sold_out=True)
+    kept = await _sold_out(menus, menu, policy)
+    assert (kept["martini"], kept[menu.items[1].item_id], kept["new"]) == (sold_out, True, True)
+    menu.items[1].sold_out = menu.items[2].sold_out = False
+    assert (await _sold_out(menus, menu, policy))["new"] is False
+
+    replaced = await _sold_out(menus, menu, pb.MARK_POLICY_REPLACE)
+    assert replaced["martini"] is not sold_out
+    menu.items[0].sold_out = sold_out
+    assert (await _sold_out(menus, menu, policy))["martini"] is sold_out
+
+
+async def test_a_dish_that_comes_back_comes_back_as_it_is_put(menus: Any) -> None:
+    """A mark goes with its item."""
+    menu = bar()
+    await menus.PutMenu(pb.PutMenuRequest(menu=menu))
+    await menus.SetItemAvailability(
+        pb.SetItemAvailabilityRequest(menu_id=menu.menu_id, item="martini", sold_out=True)
+    )
+    without = Menu()
+    without.CopyFrom(menu)
+    del without.items[0]
+    for preference in without.preferences:
+        if "martini" in preference.item_ids:
+            preference.item_ids.remove("martini")
+            preference.item_ids.append(without.items[0].item_id)
+    del without.popular_item_ids[:]
+    await menus.PutMenu(pb.PutMenuRequest(menu=without))
+
+    assert (await _sold_out(menus, menu, pb.MARK_POLICY_KEEP))["martini"] is False

@@ -40,6 +40,7 @@ __all__ = [
     "LockTimeout",
     "MaitredError",
     "MalformedRequest",
+    "MarkPolicy",
     "Menu",
     "MenuItem",
     "MenuModifier",
@@ -252,6 +253,7 @@ from maitred.v1.conversation_pb2 import (
 from maitred.v1.event_pb2 import (
     Event,
 )
+from maitred.v1.menu_pb2 import MarkPolicy
 from maitred.v1.session_pb2 import (
     SourcedEvent,
     WatchMode,

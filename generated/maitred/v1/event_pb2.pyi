@@ -962,19 +962,23 @@ class ItemAvailabilityChanged(_message.Message):
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
     SOLD_OUT_FIELD_NUMBER: _builtins.int
+    SOLD_OUT_MARKED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     sold_out: _builtins.bool
     """Cannot be ordered from now on."""
+    sold_out_marked: _builtins.bool
+    """A PutMenu keeps it."""
     def __init__(
         self,
         *,
         item_id: _builtins.str = ...,
         sold_out: _builtins.bool = ...,
+        sold_out_marked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "sold_out", b"sold_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "sold_out", b"sold_out", "sold_out_marked", b"sold_out_marked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

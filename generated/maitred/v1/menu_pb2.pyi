@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maitred.v1 import common_pb2 as _common_pb2
 from maitred.v1 import event_pb2 as _event_pb2
 from maitred.v1 import state_pb2 as _state_pb2
@@ -21,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _MarkPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MarkPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MarkPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MARK_POLICY_UNSPECIFIED: _MarkPolicy.ValueType  # 0
+    """KEEP."""
+    MARK_POLICY_KEEP: _MarkPolicy.ValueType  # 1
+    """Items whose availability was set by SetItemAvailability keep it; `sold_out` of the request counts
+    for all others.
+    """
+    MARK_POLICY_REPLACE: _MarkPolicy.ValueType  # 2
+    """`sold_out` of the request counts for every item, and what SetItemAvailability set is forgotten."""
+
+class MarkPolicy(_MarkPolicy, metaclass=_MarkPolicyEnumTypeWrapper):
+    """MarkPolicy is what PutMenu does with availability that SetItemAvailability set."""
+
+MARK_POLICY_UNSPECIFIED: MarkPolicy.ValueType  # 0
+"""KEEP."""
+MARK_POLICY_KEEP: MarkPolicy.ValueType  # 1
+"""Items whose availability was set by SetItemAvailability keep it; `sold_out` of the request counts
+for all others.
+"""
+MARK_POLICY_REPLACE: MarkPolicy.ValueType  # 2
+"""`sold_out` of the request counts for every item, and what SetItemAvailability set is forgotten."""
+Global___MarkPolicy: _TypeAlias = MarkPolicy  # noqa: Y015
+
 @_typing.final
 class PutMenuRequest(_message.Message):
     """PutMenuRequest is a whole menu."""
@@ -30,10 +59,13 @@ class PutMenuRequest(_message.Message):
     MENU_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    AVAILABILITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe: the same id and request have one effect."""
     expected_version: _builtins.int
     """Refuse unless the menu is at this version; 0 means that it must not exist."""
+    availability: Global___MarkPolicy.ValueType
+    """What becomes of the marks that SetItemAvailability set; unspecified means KEEP."""
     @_builtins.property
     def menu(self) -> _state_pb2.Menu:
         """The menu."""
@@ -44,10 +76,11 @@ class PutMenuRequest(_message.Message):
         menu: _state_pb2.Menu | None = ...,
         request_id: _builtins.str = ...,
         expected_version: _builtins.int | None = ...,
+        availability: Global___MarkPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "menu", b"menu"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "menu", b"menu", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "availability", b"availability", "expected_version", b"expected_version", "menu", b"menu", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015

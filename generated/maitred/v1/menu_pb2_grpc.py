@@ -72,7 +72,7 @@ class MenuServiceServicer(object):
     """
 
     def PutMenu(self, request, context):
-        """PutMenu stores a menu whole, in place of the one before.
+        """PutMenu stores a menu whole, in place of the one before; what SetItemAvailability set stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

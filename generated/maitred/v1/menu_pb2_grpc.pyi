@@ -17,7 +17,7 @@ class MenuServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutMenu: _aio.UnaryUnaryMultiCallable[_menu_pb2.PutMenuRequest, _menu_pb2.PutMenuResponse]
-    """PutMenu stores a menu whole, in place of the one before."""
+    """PutMenu stores a menu whole, in place of the one before; what SetItemAvailability set stays."""
     GetMenu: _aio.UnaryUnaryMultiCallable[_menu_pb2.GetMenuRequest, _menu_pb2.GetMenuResponse]
     """GetMenu reads a menu."""
     ListMenus: _aio.UnaryUnaryMultiCallable[_menu_pb2.ListMenusRequest, _menu_pb2.ListMenusResponse]
@@ -38,7 +38,7 @@ class MenuServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _menu_pb2.PutMenuRequest,
         context: _aio.ServicerContext[_menu_pb2.PutMenuRequest, _abc.Awaitable[_menu_pb2.PutMenuResponse]],
     ) -> _abc.Awaitable[_menu_pb2.PutMenuResponse]:
-        """PutMenu stores a menu whole, in place of the one before."""
+        """PutMenu stores a menu whole, in place of the one before; what SetItemAvailability set stays."""
 
     @_abc_1.abstractmethod
     def GetMenu(

@@ -1283,6 +1283,7 @@ class MenuItem(_message.Message):
     MODIFIERS_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     SOLD_OUT_FIELD_NUMBER: _builtins.int
+    SOLD_OUT_MARKED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """Unique within the menu, and not the name of another item."""
     name: _builtins.str
@@ -1295,7 +1296,11 @@ class MenuItem(_message.Message):
     description: _builtins.str
     """For people and models."""
     sold_out: _builtins.bool
-    """Cannot be ordered at present."""
+    """Cannot be ordered at present. A PutMenu does not change what SetItemAvailability set, unless it
+    says so.
+    """
+    sold_out_marked: _builtins.bool
+    """`sold_out` was set by SetItemAvailability. Ignored in requests."""
     @_builtins.property
     def price(self) -> _common_pb2.Money:
         """Price of one."""
@@ -1319,10 +1324,11 @@ class MenuItem(_message.Message):
         modifiers: _abc.Iterable[Global___MenuModifier] | None = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         sold_out: _builtins.bool = ...,
+        sold_out_marked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "item_id", b"item_id", "modifiers", b"modifiers", "name", b"name", "price", b"price", "section", b"section", "sold_out", b"sold_out", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "item_id", b"item_id", "modifiers", b"modifiers", "name", b"name", "price", b"price", "section", b"section", "sold_out", b"sold_out", "sold_out_marked", b"sold_out_marked", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

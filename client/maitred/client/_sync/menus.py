@@ -20,6 +20,7 @@ from maitred.v1.menu_pb2 import (
     GetMenuResponse,
     ListMenusRequest,
     ListMenusResponse,
+    MarkPolicy,
     PutMenuRequest,
     PutMenuResponse,
     RecommendRequest,
@@ -40,14 +41,18 @@ class Menus:
         *,
         menu: Menu | Mapping[str, Any],
         expected_version: int | None = None,
+        availability: MarkPolicy.ValueType = MarkPolicy.MARK_POLICY_UNSPECIFIED,
         **options: Unpack[RequestId],
     ) -> PutMenuResponse:
         """Store a menu whole, in place of the one before; a mapping is read as its JSON.
 
-        `expected_version=0` means that it must not exist yet.
+        `expected_version=0` means that it must not exist yet. What `set_item_availability` set
+        stays, unless `availability` is MARK_POLICY_REPLACE.
         """
         parsed = menu if isinstance(menu, Menu) else ParseDict(dict(menu), Menu())
-        request = PutMenuRequest(menu=parsed, expected_version=expected_version, **options)
+        request = PutMenuRequest(
+            menu=parsed, expected_version=expected_version, availability=availability, **options
+        )
         return self._calls.call(request, PutMenuResponse)
 
     def get_menu(self, *, menu_id: str) -> Menu:

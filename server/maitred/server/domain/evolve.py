@@ -70,6 +70,7 @@ def evolve_menu(menu: Menu | None, event: ev.Event) -> Menu:
             for item in after.items:
                 if item.item_id == change.item_id:
                     item.sold_out = change.sold_out
+                    item.sold_out_marked = change.sold_out_marked
         case _:
             raise SchemaTooNew(f"event {event.version} is no change of a menu")
     after.version = event.version

@@ -19,15 +19,24 @@ from maitred.server.errors import (
 )
 from maitred.v1.common_pb2 import Money
 from maitred.v1.event_pb2 import Event, ItemAvailabilityChanged, MenuPut
-from maitred.v1.menu_pb2 import FindItemsRequest
+from maitred.v1.menu_pb2 import (
+    MARK_POLICY_KEEP,
+    MARK_POLICY_REPLACE,
+    FindItemsRequest,
+    MarkPolicy,
+)
 from maitred.v1.state_pb2 import Menu, MenuItem, MenuModifier
 
 DEFAULT_RECOMMENDATIONS = 5
 """Items that Recommend names where the caller sets no limit."""
 
 
-def put(before: Menu | None, menu: Menu) -> Event | None:
+def put(
+    before: Menu | None, menu: Menu, marks: MarkPolicy.ValueType = MARK_POLICY_KEEP
+) -> Event | None:
     """Store a menu whole; None where it is what is stored already.
+
+    What was set item by item is no part of what is put: it stays, unless it is to be replaced.
 
     Raises: InvalidField, CardNumberRefused.
     """
@@ -53,6 +62,7 @@ def put(before: Menu | None, menu: Menu) -> Event | None:
         problems.known(preference.item_ids, ids, f"{field}.item_ids")
     problems.known(after.popular_item_ids, ids, "menu.popular_item_ids")
     problems.refuse()
+    _keep_marks(after, before if marks != MARK_POLICY_REPLACE else None)
     if before is not None and _content(before) == after:
         return None
     return Event(menu_put=MenuPut(menu=after))
@@ -68,7 +78,7 @@ def set_availability(menu: Menu | None, item: str, *, sold_out: bool) -> Event |
     found = Catalog(menu).find_item(item)
     if found.sold_out == sold_out:
         return None
-    change = ItemAvailabilityChanged(item_id=found.item_id, sold_out=sold_out)
+    change = ItemAvailabilityChanged(item_id=found.item_id, sold_out=sold_out, sold_out_marked=True)
     return Event(item_availability_changed=change)
 
 
@@ -235,6 +245,14 @@ def _check_modifiers(
 
 def _index(modifiers: Iterable[MenuModifier]) -> Index[MenuModifier]:
     return Index((each.modifier_id, each.name, each) for each in modifiers)
+
+
+def _keep_marks(after: Menu, before: Menu | None) -> None:
+    marked = {item.item_id: item for item in before.items if item.sold_out_marked} if before else {}
+    for item in after.items:
+        item.sold_out_marked = item.item_id in marked
+        if item.sold_out_marked:
+            item.sold_out = marked[item.item_id].sold_out
 
 
 def _content(menu: Menu) -> Menu:

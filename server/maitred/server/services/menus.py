@@ -26,7 +26,7 @@ class MenuService:
         """Store a menu whole."""
         command = Command(
             menu_ref(request.menu.menu_id),
-            lambda menu, _now: menus.put(menu, request.menu),
+            lambda menu, _now: menus.put(menu, request.menu, request.availability),
             request,
             create=True,
         )
