@@ -47,7 +47,7 @@ T = TypeVar("T")
 NAMES = [*ITEMS, "NEGRONI", " small  beer ", "Olives", SOLD_OUT, "unicorn"]
 MEANT = {"NEGRONI": "negroni", " small  beer ": "beer", "Olives": "olives"}
 REASONS = st.sampled_from(["", "on the house"])
-QUANTITIES = st.integers(0, 3)
+QUANTITIES = st.none() | st.integers(1, 3)
 
 
 def mostly(wanted: Callable[[SessionMachine], bool]) -> Callable[[Callable[..., None]], Any]:
@@ -196,7 +196,7 @@ class SessionMachine(RuleBasedStateMachine):
         if place:
             self.place_order(check)
 
-    def add_item(self, item: str, quantity: int, modifiers: list[str], check: bool) -> None:
+    def add_item(self, item: str, quantity: int | None, modifiers: list[str], check: bool) -> None:
         """Add a line, by id or by name, with modifiers."""
         named = [name.lower() if name == "DOUBLE" else name for name in modifiers]
         self.do(
@@ -208,7 +208,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @mostly(lambda self: bool(self.model.order))
     @rule(back=st.integers(0, 3), quantity=QUANTITIES, check=st.booleans())
-    def remove_item(self, back: int, quantity: int, check: bool) -> None:
+    def remove_item(self, back: int, quantity: int | None, check: bool) -> None:
         """Take a line, or a part of it, off the open order."""
         number = max(1, self.model.last_line - back)
         self.do(
@@ -233,7 +233,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @mostly(lambda self: bool(self.model.placed))
     @rule(back=st.integers(0, 1), line=st.integers(0, 4), quantity=QUANTITIES)
-    def void_line(self, back: int, line: int, quantity: int) -> None:
+    def void_line(self, back: int, line: int, quantity: int | None) -> None:
         """Take a line, or a part of it, off a placed order."""
         order = max(1, self.model.order_number - back)
         number = max(1, self.model.last_line - line)

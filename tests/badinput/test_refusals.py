@@ -116,11 +116,30 @@ NOISE = "noise"
 BAD: dict[str, Bad] = {
     # --- numbers that are out of bounds
     "quantity below zero": Bad(
-        f"{ORDER}/AddItem", add(GUEST, quantity=-1), "INVALID_FIELD", "quantity"
+        f"{ORDER}/AddItem", add(GUEST, quantity=-1), "INVALID_QUANTITY", "quantity"
     ),
-    "quantity 101": Bad(f"{ORDER}/AddItem", add(GUEST, quantity=101), "INVALID_FIELD", "quantity"),
+    "quantity 101": Bad(
+        f"{ORDER}/AddItem", add(GUEST, quantity=101), "INVALID_QUANTITY", "quantity"
+    ),
+    "quantity zero": Bad(
+        f"{ORDER}/AddItem", add(GUEST, quantity=0), "INVALID_QUANTITY", "quantity"
+    ),
+    "nothing to take off": Bad(
+        f"{ORDER}/RemoveItem",
+        order_pb2.RemoveItemRequest(session_id=GUEST, line_number=2, quantity=0),
+        "INVALID_QUANTITY",
+        "quantity",
+    ),
+    "nothing to void": Bad(
+        f"{ORDER}/VoidLine",
+        order_pb2.VoidLineRequest(
+            session_id=GUEST, order_number=1, line_number=1, quantity=0, reason="x"
+        ),
+        "INVALID_QUANTITY",
+        "quantity",
+    ),
     "quantity absurd": Bad(
-        f"{ORDER}/AddItem", add(GUEST, quantity=2**31 - 1), "INVALID_FIELD", "quantity"
+        f"{ORDER}/AddItem", add(GUEST, quantity=2**31 - 1), "INVALID_QUANTITY", "quantity"
     ),
     "more than the line has": Bad(
         f"{ORDER}/RemoveItem",
@@ -164,7 +183,7 @@ BAD: dict[str, Bad] = {
     "percentage above all": Bad(
         f"{PAY}/SetTip",
         payment_pb2.SetTipRequest(session_id=GUEST, percentage=101),
-        "INVALID_FIELD",
+        "INVALID_TIP_PERCENTAGE",
         "percentage",
     ),
     "wait too long": Bad(
@@ -414,6 +433,18 @@ BAD: dict[str, Bad] = {
         session_pb2.WatchSessionRequest(session_id=GUEST, resume_token=b"\xff" * 64),
         "VERSION_OUT_OF_RANGE",
     ),
+    "watch from too far": Bad(
+        f"{SESSION}/WatchSession",
+        session_pb2.WatchSessionRequest(session_id=GUEST, resume_token=b"x" * 65),
+        "VERSION_OUT_OF_RANGE",
+        "resume_token",
+    ),
+    "adjustment without a reason": Bad(
+        f"{PAY}/AdjustBalance",
+        payment_pb2.AdjustBalanceRequest(session_id=GUEST, delta=usd(1), reason=" \n"),
+        "REASON_REQUIRED",
+        "reason",
+    ),
     "watch from two places": Bad(
         f"{SESSION}/WatchSession",
         session_pb2.WatchSessionRequest(session_id=GUEST, after_version=1, resume_token=b"x"),
@@ -455,7 +486,7 @@ BAD: dict[str, Bad] = {
     "page token too long": Bad(
         f"{PAY}/ListPayments",
         payment_pb2.ListPaymentsRequest(page_token="x" * 513),
-        "INVALID_FIELD",
+        "INVALID_PAGE_TOKEN",
         "page_token",
     ),
     # --- text
@@ -505,7 +536,7 @@ BAD: dict[str, Bad] = {
     "no reason": Bad(
         f"{ORDER}/VoidLine",
         order_pb2.VoidLineRequest(session_id=GUEST, order_number=1, line_number=1),
-        "INVALID_FIELD",
+        "REASON_REQUIRED",
         "reason",
     ),
     "no reason to write off": Bad(

@@ -70,7 +70,7 @@ async def test_refusals_are_typed(client: AsyncClient) -> None:
 
 
 async def test_a_quantity_of_zero_is_not_one(client: AsyncClient) -> None:
-    """Zero means "not said" in the contract; who says it to the client is told that it is wrong."""
+    """Zero is told from "not said", and refused."""
     guest = await client.create_session()
     with pytest.raises(InvalidQuantity):
         await guest.add_item("IPA", quantity=0)

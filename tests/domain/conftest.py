@@ -126,7 +126,7 @@ class Log:
 
     # --- commands, by their shortest names -----------------------------------------------------
 
-    def add(self, item: str, quantity: int = 0, **more: Any) -> Event:
+    def add(self, item: str, quantity: int | None = None, **more: Any) -> Event:
         """Add an item, as staff where the price is open."""
         request = AddItemRequest(item=item, quantity=quantity, **more)
         staff = request.HasField("open_price")
@@ -134,7 +134,7 @@ class Log:
             orders.add_item(self.session, request, self.catalog, staff=staff, max_lines=1000)
         )
 
-    def remove(self, line_number: int, quantity: int = 0) -> Event:
+    def remove(self, line_number: int, quantity: int | None = None) -> Event:
         """Take a line off the open order."""
         request = RemoveItemRequest(line_number=line_number, quantity=quantity)
         return self.apply(orders.remove_item(self.session, request))
@@ -147,7 +147,7 @@ class Log:
         """Clear the open order."""
         return self.apply(orders.clear(self.session))
 
-    def void(self, order_number: int, line_number: int, quantity: int = 0) -> Event:
+    def void(self, order_number: int, line_number: int, quantity: int | None = None) -> Event:
         """Void a line of a placed order."""
         request = VoidLineRequest(
             order_number=order_number, line_number=line_number, quantity=quantity, reason="spilt"

@@ -32,7 +32,7 @@ from maitred.v1.state_pb2 import (
 )
 
 ITEMS = ["daiquiri", "martini", "tap-beer", "water", "penny", "dime", "absinthe"]
-QUANTITIES = st.sampled_from([0, 0, 1, 1, 2, 4, -1])
+QUANTITIES = st.sampled_from([None, None, 0, 1, 1, 2, 4, -1])
 PICKS = st.sampled_from([0, 0, 0, 1, 1, 2, 9])
 RETENTION_S = 1000
 
@@ -69,7 +69,7 @@ class Sessions(RuleBasedStateMachine):
             self.log.apply(event)
 
     @rule(item=st.sampled_from(ITEMS), quantity=QUANTITIES, double=st.booleans())
-    def add(self, item: str, quantity: int, double: bool) -> None:
+    def add(self, item: str, quantity: int | None, double: bool) -> None:
         """Add an item of the menu."""
         request = AddItemRequest(
             item=item, quantity=quantity, modifiers=["double"] if double else []
@@ -80,7 +80,7 @@ class Sessions(RuleBasedStateMachine):
         )
 
     @rule(price=st.integers(-5, 3000), quantity=QUANTITIES)
-    def add_open(self, price: int, quantity: int) -> None:
+    def add_open(self, price: int, quantity: int | None) -> None:
         """Add an open-price line."""
         request = AddItemRequest(item="x", quantity=quantity, open_price=money(price, "USD"))
         log = self.log
@@ -88,7 +88,7 @@ class Sessions(RuleBasedStateMachine):
 
     @precondition(lambda self: self.log.session.order.lines)
     @rule(pick=PICKS, quantity=QUANTITIES)
-    def remove(self, pick: int, quantity: int) -> None:
+    def remove(self, pick: int, quantity: int | None) -> None:
         """Take a line off."""
         line = picked([each.line_number for each in self.log.session.order.lines], pick)
         request = RemoveItemRequest(line_number=line, quantity=quantity)
@@ -108,7 +108,7 @@ class Sessions(RuleBasedStateMachine):
 
     @precondition(lambda self: self.log.orders)
     @rule(pick=PICKS, pick_line=PICKS, quantity=QUANTITIES)
-    def void(self, pick: int, pick_line: int, quantity: int) -> None:
+    def void(self, pick: int, pick_line: int, quantity: int | None) -> None:
         """Void a line of a placed order."""
         order = picked(list(self.log.orders), pick)
         placed = self.log.orders.get(order)

@@ -217,13 +217,22 @@ def test_nothing_to_pay_is_refused(log: Any) -> None:
 
 
 def test_the_provider_bounds_the_amount(log: Any) -> None:
-    """An amount below the provider's minimum is refused before anything is recorded."""
+    """An amount below the provider's minimum is refused, and the nearest that it takes named."""
     log.add("dime")
 
     with pytest.raises(AmountOutOfRange) as refused:
         Till(log).request()
 
-    assert refused.value.metadata == {"minimum": "50", "maximum": "99999999"}
+    assert refused.value.message.startswith("the provider cannot charge 0.10 USD, but 0.50 USD")
+    assert refused.value.status == "FAILED_PRECONDITION"
+    assert refused.value.metadata == {
+        "amount": "10",
+        "nearest": "50",
+        "minimum": "50",
+        "maximum": "99999999",
+        "step": "1",
+        "currency": "USD",
+    }
 
 
 def test_an_unavailable_provider_refuses_new_payments_only(till: Till) -> None:

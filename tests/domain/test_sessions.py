@@ -418,7 +418,7 @@ def test_open_money_refuses_deletion(log: Any) -> None:
     with pytest.raises(TabOpen) as error:
         sessions.delete(log.session, "gdpr")
 
-    assert error.value.metadata == {"tab": "0", "credit": "1300"}
+    assert error.value.metadata == {"tab": "0", "credit": "1300", "currency": "USD"}
 
 
 def test_a_deleted_session_is_a_tombstone(log: Any) -> None:

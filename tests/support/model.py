@@ -166,7 +166,7 @@ class Model:
 
     order_open: bool = False
 
-    def remove(self, number: int, quantity: int) -> None:
+    def remove(self, number: int, quantity: int | None) -> None:
         """Take a line of the open order off."""
         self.begin()
         line = self._take(self.order, number, quantity)
@@ -197,7 +197,7 @@ class Model:
         self.order, self.order_open, self.placed_since = {}, False, True
         self.event()
 
-    def void(self, order: int, number: int, quantity: int) -> None:
+    def void(self, order: int, number: int, quantity: int | None) -> None:
         """Take a line of a placed order off."""
         self.begin()
         if order not in self.placed:
@@ -208,7 +208,7 @@ class Model:
         self._take(self.placed[order], number, quantity)
         self._tab_changed()
 
-    def _take(self, lines: dict[int, Line], number: int, quantity: int) -> Line:
+    def _take(self, lines: dict[int, Line], number: int, quantity: int | None) -> Line:
         if number not in lines:
             raise Refused("LINE_NOT_FOUND")
         line = lines[number]

@@ -10,8 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.client.errors import InvalidQuantity
-
 
 def struct(values: Mapping[str, Any] | None) -> Struct | None:
     """Make a Struct of what JSON could hold."""
@@ -41,13 +39,3 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     made = Timestamp()
     made.FromDatetime(moment.astimezone(UTC))
     return made
-
-
-def counted(quantity: int | None) -> int:
-    """Make a quantity of the contract, where 0 stands for "not said" and not for nothing.
-
-    Raises: InvalidQuantity for 0.
-    """
-    if quantity == 0:
-        raise InvalidQuantity("quantity is 0: nothing would happen")
-    return quantity or 0

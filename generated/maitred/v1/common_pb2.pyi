@@ -82,7 +82,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_TIP_PERCENTAGE: _ErrorReason.ValueType  # 10
     """The tip percentage is not one of the configured ones."""
     ERROR_REASON_INVALID_QUANTITY: _ErrorReason.ValueType  # 11
-    """The quantity is out of bounds."""
+    """The quantity is not 1 to 100, or is more than the line holds."""
     ERROR_REASON_SESSION_EXPIRED: _ErrorReason.ValueType  # 20
     """The session has expired; it accepts no new commands."""
     ERROR_REASON_SESSION_CLOSED: _ErrorReason.ValueType  # 21
@@ -142,7 +142,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 48
     """More than what was paid and not yet refunded."""
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 49
-    """The provider cannot charge this amount."""
+    """The provider cannot charge what is owed; the text names the nearest amount that it can."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 60
     """A field breaks a rule of the contract; see the field violations."""
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 61
@@ -204,7 +204,7 @@ ERROR_REASON_PAYMENT_TIMEOUT: ErrorReason.ValueType  # 9
 ERROR_REASON_INVALID_TIP_PERCENTAGE: ErrorReason.ValueType  # 10
 """The tip percentage is not one of the configured ones."""
 ERROR_REASON_INVALID_QUANTITY: ErrorReason.ValueType  # 11
-"""The quantity is out of bounds."""
+"""The quantity is not 1 to 100, or is more than the line holds."""
 ERROR_REASON_SESSION_EXPIRED: ErrorReason.ValueType  # 20
 """The session has expired; it accepts no new commands."""
 ERROR_REASON_SESSION_CLOSED: ErrorReason.ValueType  # 21
@@ -264,7 +264,7 @@ ERROR_REASON_PAYMENT_SETTLED: ErrorReason.ValueType  # 47
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 48
 """More than what was paid and not yet refunded."""
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 49
-"""The provider cannot charge this amount."""
+"""The provider cannot charge what is owed; the text names the nearest amount that it can."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 60
 """A field breaks a rule of the contract; see the field violations."""
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 61
@@ -336,22 +336,26 @@ class FieldRules(_message.Message):
     PERSONAL_FIELD_NUMBER: _builtins.int
     VISIBLE_FROM_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
     personal: _builtins.bool
     """The field holds personal data: it is kept apart from the hashed log and can be erased."""
     visible_from: Global___Role.ValueType
     """The least role that sees the field; it is cleared for callers below it."""
     max_bytes: _builtins.int
     """Most bytes of a message, serialised, that has no rules of its own because others defined it."""
+    broken: Global___ErrorReason.ValueType
+    """What a broken rule of the field is told as; INVALID_FIELD where nothing is said."""
     def __init__(
         self,
         *,
         personal: _builtins.bool = ...,
         visible_from: Global___Role.ValueType = ...,
         max_bytes: _builtins.int = ...,
+        broken: Global___ErrorReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

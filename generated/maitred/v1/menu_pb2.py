@@ -28,7 +28,7 @@ from maitred.v1 import event_pb2 as maitred_dot_v1_dot_event__pb2
 from maitred.v1 import state_pb2 as maitred_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15maitred/v1/menu.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\xcb\x01\n\x0ePutMenuRequest\x12&\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.MenuB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x36\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32\x16.maitred.v1.MarkPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x13\n\x11_expected_version\"e\n\x0fPutMenuResponse\x12\x1e\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.Menu\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"A\n\x0eGetMenuRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\"1\n\x0fGetMenuResponse\x12\x1e\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.Menu\"O\n\x10ListMenusRequest\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"M\n\x11ListMenusResponse\x12\x1f\n\x05menus\x18\x01 \x03(\x0b\x32\x10.maitred.v1.Menu\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\x1aSetItemAvailabilityRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12\x18\n\x04item\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x10\n\x08sold_out\x18\x0b \x01(\x08\x42\x13\n\x11_expected_version\"q\n\x1bSetItemAvailabilityResponse\x12\x1e\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.Menu\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xd5\x01\n\x10\x46indItemsRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x17\n\x05query\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x07section\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x04tags\x18\x04 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10\x10\"\x04r\x02\x18@\x12$\n\tmax_price\x18\x05 \x01(\x0b\x32\x11.maitred.v1.Money\x12\x18\n\x10include_sold_out\x18\x06 \x01(\x08\"8\n\x11\x46indItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.maitred.v1.MenuItem\"z\n\x10RecommendRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1b\n\npreference\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x18\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x32(\x00\"T\n\x11RecommendResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.maitred.v1.MenuItem\x12\x1a\n\x12matched_preference\x18\x02 \x01(\t*X\n\nMarkPolicy\x12\x1b\n\x17MARK_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10MARK_POLICY_KEEP\x10\x01\x12\x17\n\x13MARK_POLICY_REPLACE\x10\x02\x32\x89\x04\n\x0bMenuService\x12M\n\x07PutMenu\x12\x1a.maitred.v1.PutMenuRequest\x1a\x1b.maitred.v1.PutMenuResponse\"\t\xe2l\x06\x08\x03\x10\x80\x80@\x12I\n\x07GetMenu\x12\x1a.maitred.v1.GetMenuRequest\x1a\x1b.maitred.v1.GetMenuResponse\"\x05\xe2l\x02\x08\x01\x12O\n\tListMenus\x12\x1c.maitred.v1.ListMenusRequest\x1a\x1d.maitred.v1.ListMenusResponse\"\x05\xe2l\x02\x08\x02\x12m\n\x13SetItemAvailability\x12&.maitred.v1.SetItemAvailabilityRequest\x1a\'.maitred.v1.SetItemAvailabilityResponse\"\x05\xe2l\x02\x08\x03\x12O\n\tFindItems\x12\x1c.maitred.v1.FindItemsRequest\x1a\x1d.maitred.v1.FindItemsResponse\"\x05\xe2l\x02\x08\x01\x12O\n\tRecommend\x12\x1c.maitred.v1.RecommendRequest\x1a\x1d.maitred.v1.RecommendResponse\"\x05\xe2l\x02\x08\x01\x42\x87\x01\n\x0e\x64\x65v.maitred.v1B\tMenuProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15maitred/v1/menu.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\xcb\x01\n\x0ePutMenuRequest\x12&\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.MenuB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12\x36\n\x0c\x61vailability\x18\x04 \x01(\x0e\x32\x16.maitred.v1.MarkPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x13\n\x11_expected_version\"e\n\x0fPutMenuResponse\x12\x1e\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.Menu\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"A\n\x0eGetMenuRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\"1\n\x0fGetMenuResponse\x12\x1e\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.Menu\"T\n\x10ListMenusRequest\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12!\n\npage_token\x18\x03 \x01(\tB\r\xbaH\x05r\x03\x18\x80\x04\xe2l\x02 B\"M\n\x11ListMenusResponse\x12\x1f\n\x05menus\x18\x01 \x03(\x0b\x32\x10.maitred.v1.Menu\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd4\x01\n\x1aSetItemAvailabilityRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12\x18\n\x04item\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x10\n\x08sold_out\x18\x0b \x01(\x08\x42\x13\n\x11_expected_version\"q\n\x1bSetItemAvailabilityResponse\x12\x1e\n\x04menu\x18\x01 \x01(\x0b\x32\x10.maitred.v1.Menu\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xd5\x01\n\x10\x46indItemsRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x17\n\x05query\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x19\n\x07section\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x04tags\x18\x04 \x03(\tB\x0e\xbaH\x0b\x92\x01\x08\x10\x10\"\x04r\x02\x18@\x12$\n\tmax_price\x18\x05 \x01(\x0b\x32\x11.maitred.v1.Money\x12\x18\n\x10include_sold_out\x18\x06 \x01(\x08\"8\n\x11\x46indItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.maitred.v1.MenuItem\"z\n\x10RecommendRequest\x12/\n\x07menu_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1b\n\npreference\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x18\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x32(\x00\"T\n\x11RecommendResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.maitred.v1.MenuItem\x12\x1a\n\x12matched_preference\x18\x02 \x01(\t*X\n\nMarkPolicy\x12\x1b\n\x17MARK_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10MARK_POLICY_KEEP\x10\x01\x12\x17\n\x13MARK_POLICY_REPLACE\x10\x02\x32\x89\x04\n\x0bMenuService\x12M\n\x07PutMenu\x12\x1a.maitred.v1.PutMenuRequest\x1a\x1b.maitred.v1.PutMenuResponse\"\t\xe2l\x06\x08\x03\x10\x80\x80@\x12I\n\x07GetMenu\x12\x1a.maitred.v1.GetMenuRequest\x1a\x1b.maitred.v1.GetMenuResponse\"\x05\xe2l\x02\x08\x01\x12O\n\tListMenus\x12\x1c.maitred.v1.ListMenusRequest\x1a\x1d.maitred.v1.ListMenusResponse\"\x05\xe2l\x02\x08\x02\x12m\n\x13SetItemAvailability\x12&.maitred.v1.SetItemAvailabilityRequest\x1a\'.maitred.v1.SetItemAvailabilityResponse\"\x05\xe2l\x02\x08\x03\x12O\n\tFindItems\x12\x1c.maitred.v1.FindItemsRequest\x1a\x1d.maitred.v1.FindItemsResponse\"\x05\xe2l\x02\x08\x01\x12O\n\tRecommend\x12\x1c.maitred.v1.RecommendRequest\x1a\x1d.maitred.v1.RecommendResponse\"\x05\xe2l\x02\x08\x01\x42\x87\x01\n\x0e\x64\x65v.maitred.v1B\tMenuProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMENUSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTMENUSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTMENUSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTMENUSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_LISTMENUSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004\342l\002 B'
   _globals['_SETITEMAVAILABILITYREQUEST'].fields_by_name['menu_id']._loaded_options = None
   _globals['_SETITEMAVAILABILITYREQUEST'].fields_by_name['menu_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
   _globals['_SETITEMAVAILABILITYREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -84,8 +84,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MENUSERVICE'].methods_by_name['FindItems']._serialized_options = b'\342l\002\010\001'
   _globals['_MENUSERVICE'].methods_by_name['Recommend']._loaded_options = None
   _globals['_MENUSERVICE'].methods_by_name['Recommend']._serialized_options = b'\342l\002\010\001'
-  _globals['_MARKPOLICY']._serialized_start=1540
-  _globals['_MARKPOLICY']._serialized_end=1628
+  _globals['_MARKPOLICY']._serialized_start=1545
+  _globals['_MARKPOLICY']._serialized_end=1633
   _globals['_PUTMENUREQUEST']._serialized_start=140
   _globals['_PUTMENUREQUEST']._serialized_end=343
   _globals['_PUTMENURESPONSE']._serialized_start=345
@@ -95,21 +95,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMENURESPONSE']._serialized_start=515
   _globals['_GETMENURESPONSE']._serialized_end=564
   _globals['_LISTMENUSREQUEST']._serialized_start=566
-  _globals['_LISTMENUSREQUEST']._serialized_end=645
-  _globals['_LISTMENUSRESPONSE']._serialized_start=647
-  _globals['_LISTMENUSRESPONSE']._serialized_end=724
-  _globals['_SETITEMAVAILABILITYREQUEST']._serialized_start=727
-  _globals['_SETITEMAVAILABILITYREQUEST']._serialized_end=939
-  _globals['_SETITEMAVAILABILITYRESPONSE']._serialized_start=941
-  _globals['_SETITEMAVAILABILITYRESPONSE']._serialized_end=1054
-  _globals['_FINDITEMSREQUEST']._serialized_start=1057
-  _globals['_FINDITEMSREQUEST']._serialized_end=1270
-  _globals['_FINDITEMSRESPONSE']._serialized_start=1272
-  _globals['_FINDITEMSRESPONSE']._serialized_end=1328
-  _globals['_RECOMMENDREQUEST']._serialized_start=1330
-  _globals['_RECOMMENDREQUEST']._serialized_end=1452
-  _globals['_RECOMMENDRESPONSE']._serialized_start=1454
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1538
-  _globals['_MENUSERVICE']._serialized_start=1631
-  _globals['_MENUSERVICE']._serialized_end=2152
+  _globals['_LISTMENUSREQUEST']._serialized_end=650
+  _globals['_LISTMENUSRESPONSE']._serialized_start=652
+  _globals['_LISTMENUSRESPONSE']._serialized_end=729
+  _globals['_SETITEMAVAILABILITYREQUEST']._serialized_start=732
+  _globals['_SETITEMAVAILABILITYREQUEST']._serialized_end=944
+  _globals['_SETITEMAVAILABILITYRESPONSE']._serialized_start=946
+  _globals['_SETITEMAVAILABILITYRESPONSE']._serialized_end=1059
+  _globals['_FINDITEMSREQUEST']._serialized_start=1062
+  _globals['_FINDITEMSREQUEST']._serialized_end=1275
+  _globals['_FINDITEMSRESPONSE']._serialized_start=1277
+  _globals['_FINDITEMSRESPONSE']._serialized_end=1333
+  _globals['_RECOMMENDREQUEST']._serialized_start=1335
+  _globals['_RECOMMENDREQUEST']._serialized_end=1457
+  _globals['_RECOMMENDRESPONSE']._serialized_start=1459
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1543
+  _globals['_MENUSERVICE']._serialized_start=1636
+  _globals['_MENUSERVICE']._serialized_end=2157
 # @@protoc_insertion_point(module_scope)

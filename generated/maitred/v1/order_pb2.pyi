@@ -50,7 +50,7 @@ class AddItemRequest(_message.Message):
     item: _builtins.str
     """The item, by id or by name, exactly and then folded; see MenuItem.name."""
     quantity: _builtins.int
-    """How many; 0 means 1."""
+    """How many; absent means one."""
     note: _builtins.str
     """A wish for the kitchen."""
     @_builtins.property
@@ -70,14 +70,14 @@ class AddItemRequest(_message.Message):
         expected_payment_version: _builtins.int | None = ...,
         expected_reset_count: _builtins.int | None = ...,
         item: _builtins.str = ...,
-        quantity: _builtins.int = ...,
+        quantity: _builtins.int | None = ...,
         modifiers: _abc.Iterable[_builtins.str] | None = ...,
         note: _builtins.str = ...,
         open_price: _common_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "open_price", b"open_price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "_quantity", b"_quantity", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "open_price", b"open_price", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "item", b"item", "modifiers", b"modifiers", "note", b"note", "open_price", b"open_price", "quantity", b"quantity", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "_quantity", b"_quantity", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "item", b"item", "modifiers", b"modifiers", "note", b"note", "open_price", b"open_price", "quantity", b"quantity", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_payment_version: _TypeAlias = _typing.Literal["expected_payment_version"]  # noqa: Y015
     _WhichOneofArgType__expected_payment_version: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version"]  # noqa: Y015
@@ -85,12 +85,16 @@ class AddItemRequest(_message.Message):
     _WhichOneofArgType__expected_reset_count: _TypeAlias = _typing.Literal["_expected_reset_count", b"_expected_reset_count"]  # noqa: Y015
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_payment_version) -> _WhichOneofReturnType__expected_payment_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_reset_count) -> _WhichOneofReturnType__expected_reset_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
 
 Global___AddItemRequest: _TypeAlias = AddItemRequest  # noqa: Y015
 
@@ -160,7 +164,7 @@ class RemoveItemRequest(_message.Message):
     line_number: _builtins.int
     """The line."""
     quantity: _builtins.int
-    """How many to take off; 0 means all."""
+    """How many to take off; absent means all."""
     def __init__(
         self,
         *,
@@ -170,11 +174,11 @@ class RemoveItemRequest(_message.Message):
         expected_payment_version: _builtins.int | None = ...,
         expected_reset_count: _builtins.int | None = ...,
         line_number: _builtins.int = ...,
-        quantity: _builtins.int = ...,
+        quantity: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "_quantity", b"_quantity", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "line_number", b"line_number", "quantity", b"quantity", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "_quantity", b"_quantity", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "line_number", b"line_number", "quantity", b"quantity", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_payment_version: _TypeAlias = _typing.Literal["expected_payment_version"]  # noqa: Y015
     _WhichOneofArgType__expected_payment_version: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version"]  # noqa: Y015
@@ -182,12 +186,16 @@ class RemoveItemRequest(_message.Message):
     _WhichOneofArgType__expected_reset_count: _TypeAlias = _typing.Literal["_expected_reset_count", b"_expected_reset_count"]  # noqa: Y015
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_payment_version) -> _WhichOneofReturnType__expected_payment_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_reset_count) -> _WhichOneofReturnType__expected_reset_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
 
 Global___RemoveItemRequest: _TypeAlias = RemoveItemRequest  # noqa: Y015
 
@@ -433,7 +441,7 @@ class VoidLineRequest(_message.Message):
     order_number: _builtins.int
     """The order it belongs to."""
     quantity: _builtins.int
-    """How many to void; 0 means all that is left."""
+    """How many to void; absent means all that is left."""
     reason: _builtins.str
     """Why."""
     def __init__(
@@ -446,12 +454,12 @@ class VoidLineRequest(_message.Message):
         expected_reset_count: _builtins.int | None = ...,
         line_number: _builtins.int = ...,
         order_number: _builtins.int = ...,
-        quantity: _builtins.int = ...,
+        quantity: _builtins.int | None = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "_quantity", b"_quantity", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "quantity", b"quantity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "line_number", b"line_number", "order_number", b"order_number", "quantity", b"quantity", "reason", b"reason", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "_quantity", b"_quantity", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "line_number", b"line_number", "order_number", b"order_number", "quantity", b"quantity", "reason", b"reason", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_payment_version: _TypeAlias = _typing.Literal["expected_payment_version"]  # noqa: Y015
     _WhichOneofArgType__expected_payment_version: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version"]  # noqa: Y015
@@ -459,12 +467,16 @@ class VoidLineRequest(_message.Message):
     _WhichOneofArgType__expected_reset_count: _TypeAlias = _typing.Literal["_expected_reset_count", b"_expected_reset_count"]  # noqa: Y015
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType__quantity: _TypeAlias = _typing.Literal["quantity"]  # noqa: Y015
+    _WhichOneofArgType__quantity: _TypeAlias = _typing.Literal["_quantity", b"_quantity"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_payment_version) -> _WhichOneofReturnType__expected_payment_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_reset_count) -> _WhichOneofReturnType__expected_reset_count | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantity) -> _WhichOneofReturnType__quantity | None: ...
 
 Global___VoidLineRequest: _TypeAlias = VoidLineRequest  # noqa: Y015
 

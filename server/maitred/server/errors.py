@@ -120,7 +120,7 @@ class InvalidTipPercentage(MaitredError):
 
 
 class InvalidQuantity(MaitredError):
-    """The quantity is out of bounds."""
+    """The quantity is not 1 to 100, or is more than the line holds."""
 
     reason = common_pb2.ERROR_REASON_INVALID_QUANTITY
 
@@ -294,7 +294,7 @@ class RefundExceedsPaid(MaitredError):
 
 
 class AmountOutOfRange(MaitredError):
-    """The provider cannot charge this amount."""
+    """The provider cannot charge what is owed; the text names the nearest amount that it can."""
 
     reason = common_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE
 

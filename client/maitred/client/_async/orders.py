@@ -9,7 +9,6 @@ from maitred.client._async.calls import AsyncCalls
 from maitred.client._async.pages import AsyncPager
 from maitred.client._money import optional_money
 from maitred.client._options import Mutation
-from maitred.client._values import counted
 from maitred.v1.common_pb2 import Money
 from maitred.v1.order_pb2 import (
     AddItemRequest,
@@ -52,7 +51,7 @@ class AsyncOrders:
         request = AddItemRequest(
             session_id=session_id,
             item=item,
-            quantity=counted(quantity),
+            quantity=quantity,
             modifiers=modifiers,
             note=note,
             open_price=optional_money(open_price, self._calls.options.currency),
@@ -75,7 +74,7 @@ class AsyncOrders:
         request = RemoveItemRequest(
             session_id=session_id,
             line_number=line_number,
-            quantity=counted(quantity),
+            quantity=quantity,
             **options,
         )
         return await self._calls.call(request, RemoveItemResponse)
@@ -115,7 +114,7 @@ class AsyncOrders:
             session_id=session_id,
             order_number=order_number,
             line_number=line_number,
-            quantity=counted(quantity),
+            quantity=quantity,
             reason=reason,
             **options,
         )

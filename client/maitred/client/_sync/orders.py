@@ -10,7 +10,6 @@ from maitred.client._money import optional_money
 from maitred.client._options import Mutation
 from maitred.client._sync.calls import Calls
 from maitred.client._sync.pages import Pager
-from maitred.client._values import counted
 from maitred.v1.common_pb2 import Money
 from maitred.v1.order_pb2 import (
     AddItemRequest,
@@ -53,7 +52,7 @@ class Orders:
         request = AddItemRequest(
             session_id=session_id,
             item=item,
-            quantity=counted(quantity),
+            quantity=quantity,
             modifiers=modifiers,
             note=note,
             open_price=optional_money(open_price, self._calls.options.currency),
@@ -76,7 +75,7 @@ class Orders:
         request = RemoveItemRequest(
             session_id=session_id,
             line_number=line_number,
-            quantity=counted(quantity),
+            quantity=quantity,
             **options,
         )
         return self._calls.call(request, RemoveItemResponse)
@@ -112,7 +111,7 @@ class Orders:
             session_id=session_id,
             order_number=order_number,
             line_number=line_number,
-            quantity=counted(quantity),
+            quantity=quantity,
             reason=reason,
             **options,
         )

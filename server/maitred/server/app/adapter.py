@@ -165,7 +165,7 @@ class GrpcAdapter:
         request.DiscardUnknownFields()
         violations = validation.oversized(request, method.sized, size) or self._validate(request)
         if violations:
-            raise validation.refusal(violations)
+            raise validation.refusal(request, violations)
         return request
 
     def _unary(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import protovalidate
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from maitred.server.errors import InvalidField, Violation
+from maitred.server.errors import InvalidField, MaitredError, Violation
 from maitred.v1 import common_pb2
+
+_SUBSCRIPT = re.compile(r"\[[^\]]*\]")
+
+_CLASSES = {each.reason: each for each in MaitredError.__subclasses__()}
 
 _validator = protovalidate.Validator()
 
@@ -81,11 +86,27 @@ def compile_rules(types: Iterable[type[Message]]) -> None:
         _validator.collect_violations(each())
 
 
-def refusal(violations: list[Violation]) -> InvalidField:
-    """Make the error that names every broken rule."""
+def refusal(message: Message, violations: list[Violation]) -> MaitredError:
+    """Make the error that names every broken rule, under the reason of the first one's field."""
     first = violations[0]
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    return InvalidField(f"{first.field}: {first.description}{more}", violations=violations)
+    kind = _kind(message.DESCRIPTOR, first.field)
+    return kind(f"{first.field}: {first.description}{more}", violations=violations)
+
+
+@lru_cache(maxsize=1024)
+def _kind(descriptor: Descriptor, path: str) -> type[MaitredError]:
+    """Find what a broken rule of a field is told as: what the contract says, or InvalidField."""
+    field: FieldDescriptor | None = None
+    inside: Descriptor | None = descriptor
+    for step in _SUBSCRIPT.sub("", path).split("."):
+        if inside is None or step not in inside.fields_by_name:
+            return InvalidField
+        field = inside.fields_by_name[step]
+        inside = field.message_type
+    assert field is not None  # a path has at least one step
+    reason = field.GetOptions().Extensions[common_pb2.field].broken
+    return _CLASSES[reason] if reason else InvalidField
 
 
 def _violation(proto: Any) -> Violation:

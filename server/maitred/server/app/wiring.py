@@ -13,6 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from maitred.server.app.admin import AdminService
 from maitred.server.app.webhooks import check_key
 from maitred.server.config import Settings, SettingsError
+from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.engine.clock import Clock, Ids, SystemClock
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.sweeper import Sweeper
@@ -137,7 +138,9 @@ def wire(
     ids: Ids | None = None,
     stripe: PaymentProvider | None = None,
 ) -> Parts:
-    """Put the engine and all handlers together; nothing runs yet."""
+    """Put the engine and all handlers together; nothing runs yet. Raises: SettingsError."""
+    if settings.currency not in CURRENCIES:
+        raise SettingsError(f"currency: {settings.currency!r} is not supported")
     engine = Engine(store, settings, clock=clock, ids=ids)
     books, scratch = books_directory(settings), None
     if books is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maitred.server.domain import text
-from maitred.server.domain.money import MAX_MINOR_UNITS
+from maitred.server.domain.money import MAX_MINOR_UNITS, format_money
 from maitred.server.domain.tab import Tab
 from maitred.server.errors import InsufficientFunds, InvalidField, Violation
 from maitred.v1.event_pb2 import BalanceAdjusted, Event
@@ -14,16 +14,17 @@ from maitred.v1.state_pb2 import Session
 def adjust(session: Session, request: AdjustBalanceRequest) -> Event | None:
     """Change the balance by hand, never below zero; None where the change is zero.
 
-    Raises: CurrencyMismatch, InsufficientFunds, InvalidField, CardNumberRefused.
+    Raises: ReasonRequired, CurrencyMismatch, InsufficientFunds, InvalidField, CardNumberRefused.
     """
-    reason = text.note(request.reason, "reason")
+    reason = text.why(request.reason, "the balance is adjusted")
     tab = Tab(session)
     delta = tab.require(request.delta, "delta")
     if delta == 0:
         return None
     if tab.balance + delta < 0:
         raise InsufficientFunds(
-            f"the balance of {tab.balance} cannot be lowered by {-delta} (minor units)",
+            f"the balance of {format_money(tab.balance, tab.currency)} cannot be lowered by"
+            f" {format_money(-delta, tab.currency)}",
             metadata={
                 "balance": str(tab.balance),
                 "price": str(-delta),
@@ -31,7 +32,9 @@ def adjust(session: Session, request: AdjustBalanceRequest) -> Event | None:
             },
         )
     if tab.balance + delta > MAX_MINOR_UNITS:
-        description = f"must not raise the balance above {MAX_MINOR_UNITS}"
+        description = (
+            f"must not raise the balance above {format_money(MAX_MINOR_UNITS, tab.currency)}"
+        )
         raise InvalidField(
             f"delta: {description}",
             violations=[Violation("delta.minor_units", "balance.maximum", description)],

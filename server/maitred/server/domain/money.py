@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.errors import CurrencyMismatch, InvalidField, Violation
 from maitred.v1.common_pb2 import Money
 
 MAX_MINOR_UNITS = 10**12
 """Bound of every single amount, the contract's; sums of any session stay far inside int64."""
-
-EXPONENTS: Mapping[str, int] = {
-    **dict.fromkeys(
-        "BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF VND VUV XAF XOF XPF".split(),
-        0,
-    ),
-    **dict.fromkeys("BHD JOD KWD OMR TND".split(), 3),
-    **dict.fromkeys(
-        "AED ARS AUD BGN BRL CAD CHF COP CZK DKK DOP EGP EUR GBP GEL HKD HUF IDR ILS INR ISK KES "
-        "MAD MXN MYR NGN NOK NZD PEN PHP PLN QAR RON RSD SAR SEK SGD THB TRY TWD UAH UGX USD UYU "
-        "ZAR".split(),
-        2,
-    ),
-}
-"""Decimals of each supported currency as Stripe counts them (docs.stripe.com/currencies), which is
-not ISO 4217 throughout: ISK and UGX are sent with two decimals, MGA with none."""
 
 
 def money(minor_units: int, currency: str) -> Money:
@@ -39,11 +22,11 @@ def write_money(amount: Money, minor_units: int, currency: str) -> None:
 
 
 def check_currency(currency: str, field: str) -> None:
-    """Refuse a currency whose exponent is not known.
+    """Refuse a currency whose rules are not known.
 
     Raises: InvalidField.
     """
-    if currency not in EXPONENTS:
+    if currency not in CURRENCIES:
         raise InvalidField(
             f"{field}: currency {currency!r} is not supported",
             violations=[Violation(field, "currency.supported", "is not a supported currency")],
@@ -64,8 +47,9 @@ def require_currency(amount: Money, currency: str, field: str) -> None:
 
 
 def format_money(minor_units: int, currency: str) -> str:
-    """Write an amount for people: `12.50 USD`."""
-    exponent = EXPONENTS.get(currency, 2)
+    """Write an amount for people: `12.50 USD`. Every text that speaks of money does it so."""
+    known = CURRENCIES.get(currency)
+    exponent = 2 if known is None else known.exponent
     sign = "-" if minor_units < 0 else ""
     digits = str(abs(minor_units)).rjust(exponent + 1, "0")
     if exponent == 0:
@@ -73,6 +57,12 @@ def format_money(minor_units: int, currency: str) -> str:
     return f"{sign}{digits[:-exponent]}.{digits[-exponent:]} {currency}"
 
 
-def percentage_of(minor_units: int, percent: int) -> int:
-    """Take a percentage of a non-negative amount, half up, in integers."""
-    return (minor_units * percent + 50) // 100
+def step_of(currency: str) -> int:
+    """Read what a charge must be a multiple of; 1 for a currency that nobody knows."""
+    known = CURRENCIES.get(currency)
+    return 1 if known is None else known.step
+
+
+def percentage_of(minor_units: int, percent: int, step: int = 1) -> int:
+    """Take a percentage of a non-negative amount in whole steps, half up, in integers."""
+    return (minor_units * percent + 50 * step) // (100 * step) * step

@@ -56,7 +56,7 @@ def add_item(
     ModifierNotFound, ModifierAmbiguous, CurrencyMismatch, PermissionDenied, InvalidField,
     CardNumberRefused, InsufficientFunds.
     """
-    quantity = request.quantity or 1
+    quantity = request.quantity if request.HasField("quantity") else 1
     if not 1 <= quantity <= MAX_QUANTITY:
         raise _bad_quantity(quantity, MAX_QUANTITY)
     if len(session.order.lines) >= max_lines:
@@ -92,7 +92,7 @@ def remove_item(session: Session, request: RemoveItemRequest) -> Event:
     Raises: LineNotFound, OrderLinePaid, InvalidQuantity.
     """
     line = _line_of(session.order, request.line_number)
-    quantity = request.quantity or line.quantity
+    quantity = request.quantity if request.HasField("quantity") else line.quantity
     if not 1 <= quantity <= line.quantity:
         raise _bad_quantity(quantity, line.quantity)
     price = line.unit_price.minor_units * quantity
@@ -146,17 +146,19 @@ def clear(session: Session) -> Event | None:
 def void_line(session: Session, request: VoidLineRequest, order: Order | None) -> Event | None:
     """Take a line off a placed order, or a part of it; None where all of it is voided already.
 
-    Raises: OrderNotFound, LineNotFound, OrderLinePaid, InvalidQuantity, CardNumberRefused.
+    Raises: OrderNotFound, ReasonRequired, LineNotFound, OrderLinePaid, InvalidQuantity,
+    CardNumberRefused.
     """
     if order is None:
         raise OrderNotFound(
             f"no order {request.order_number} was placed",
             metadata={"order_number": str(request.order_number)},
         )
+    reason = text.why(request.reason, "the line is voided")
     line = _line_of(order, request.line_number)
     left = line.quantity - line.voided_quantity
-    quantity = request.quantity or left
-    if not left and not request.quantity:
+    quantity = request.quantity if request.HasField("quantity") else left
+    if not left and not request.HasField("quantity"):
         return None
     if not 1 <= quantity <= left:
         raise _bad_quantity(quantity, left)
@@ -168,7 +170,7 @@ def void_line(session: Session, request: VoidLineRequest, order: Order | None) -
         order=_voided(order, line.line_number, quantity),
         line_number=line.line_number,
         quantity=quantity,
-        reason=text.note(request.reason, "reason"),
+        reason=reason,
     )
     tab.conclude(change)
     return Event(line_voided=change)

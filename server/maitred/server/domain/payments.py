@@ -7,7 +7,7 @@ of its session. What the provider says is applied by `settlement`, never here.
 from __future__ import annotations
 
 from maitred.server.domain import text
-from maitred.server.domain.money import money
+from maitred.server.domain.money import MAX_MINOR_UNITS, format_money, money, step_of
 from maitred.server.domain.settlement import (
     apply_snapshot,
     asks_for_what_is_owed,
@@ -22,13 +22,13 @@ from maitred.server.domain.snapshots import ProviderSnapshot, Terms
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
     AmountOutOfRange,
+    InvalidField,
     NothingToPay,
     PaymentNotConfirmed,
     PaymentNotFound,
     PaymentOpen,
     PaymentSettled,
     PreviousPaymentUnresolved,
-    ReasonRequired,
     RefundExceedsPaid,
     Violation,
 )
@@ -78,11 +78,7 @@ def request_payment(session: Session, now_ns: int, payment_id: str, terms: Terms
     amount = payment.amount.minor_units
     if amount == 0:
         return _settle_by_hand(session, tab, None, payment, PAYMENT_METHOD_CREDIT, "", now_ns)
-    if not terms.minimum <= amount <= terms.maximum:
-        raise AmountOutOfRange(
-            f"the provider charges {terms.minimum} to {terms.maximum} minor units, not {amount}",
-            metadata={"minimum": str(terms.minimum), "maximum": str(terms.maximum)},
-        )
+    _require_chargeable(amount, tab.currency, terms)
     if terms.refusal is not None:
         raise terms.refusal
     payment.status = PAYMENT_STATUS_CREATING
@@ -192,12 +188,7 @@ def complete_by_hand(
     None where it is settled already. Raises: ReasonRequired, PaymentOpen, PaymentSettled,
     NothingToPay.
     """
-    reason = text.note(reason, "reason")
-    if not reason:
-        raise ReasonRequired(
-            "say why the payment is completed by hand",
-            violations=[Violation("reason", "reason.required", "is required with a method")],
-        )
+    reason = text.why(reason, "the payment is completed by hand")
     tab = Tab(session)
     if payment is None:
         if has_open_payment(session):
@@ -235,10 +226,10 @@ def refund(
 ) -> Event:
     """Record a refund before the provider is called; it counts as spent at once.
 
-    Without an amount, all that is left. Raises: PaymentNotConfirmed, CurrencyMismatch,
-    RefundExceedsPaid.
+    Without an amount, all that is left. Raises: ReasonRequired, PaymentNotConfirmed,
+    CurrencyMismatch, RefundExceedsPaid, InvalidField.
     """
-    reason = text.note(reason, "reason")
+    reason = text.why(reason, "the money is refunded")
     if payment.status != PAYMENT_STATUS_SUCCEEDED:
         raise PaymentNotConfirmed(
             "only received money can be refunded", metadata={"payment_id": payment.payment_id}
@@ -248,10 +239,17 @@ def refund(
     wanted = refundable if amount is None else tab.require(amount, "amount")
     if not 0 < wanted <= refundable:
         raise RefundExceedsPaid(
-            f"{refundable} minor units of the payment can be refunded",
-            metadata={"refundable": str(refundable)},
+            f"{format_money(refundable, tab.currency)} of the payment can be refunded",
+            metadata={"refundable": str(refundable), "currency": tab.currency},
         )
     by_provider = payment.method == PAYMENT_METHOD_PROVIDER
+    step = step_of(tab.currency)
+    if by_provider and wanted % step:
+        description = f"must be a multiple of {format_money(step, tab.currency)}"
+        raise InvalidField(
+            f"amount: {description}",
+            violations=[Violation("amount.minor_units", "refund.step", description)],
+        )
     after = copy(payment)
     record = Refund(
         refund_id=refund_id,
@@ -272,8 +270,9 @@ def reconcile(
     """Record what the provider says together with why somebody asked, also where it is nothing new.
 
     A person has looked: the attention ends, unless money still waits for a decision.
+    Raises: ReasonRequired.
     """
-    reason = text.note(reason, "reason")
+    reason = text.why(reason, "the payment is looked into")
     event = None
     if snapshot is not None:
         event = apply_snapshot(session, payment, snapshot, "staff", now_ns)
@@ -316,6 +315,27 @@ def pending_refunds(payment: Payment) -> list[Refund]:
         for refund in payment.refunds
         if refund.status == REFUND_STATUS_PENDING and refund.key
     ]
+
+
+def _require_chargeable(amount: int, currency: str, terms: Terms) -> None:
+    nearest = terms.nearest(amount)
+    if amount == nearest:
+        return
+    least, most = terms.nearest(0), terms.nearest(MAX_MINOR_UNITS)
+    steps = f" in steps of {format_money(terms.step, currency)}" if terms.step > 1 else ""
+    raise AmountOutOfRange(
+        f"the provider cannot charge {format_money(amount, currency)}, but"
+        f" {format_money(nearest, currency)}: it charges {format_money(least, currency)} to"
+        f" {format_money(most, currency)}{steps}",
+        metadata={
+            "amount": str(amount),
+            "nearest": str(nearest),
+            "minimum": str(least),
+            "maximum": str(most),
+            "step": str(terms.step),
+            "currency": currency,
+        },
+    )
 
 
 def _can_be_joined(payment: Payment, tab: Tab, now_ns: int) -> bool:

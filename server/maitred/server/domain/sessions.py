@@ -7,14 +7,13 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import text, updates
-from maitred.server.domain.money import check_currency, money
+from maitred.server.domain.money import check_currency, format_money, money
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
     AlreadyExists,
     InvalidField,
     PaymentOpen,
     PermissionDenied,
-    ReasonRequired,
     SessionClosed,
     SessionDeleted,
     SessionExpired,
@@ -72,8 +71,8 @@ def create(
     if request.HasField("opening_balance"):
         opening = request.opening_balance.minor_units
         currency = request.opening_balance.currency
-        check_currency(currency, "opening_balance.currency")
         _require(opening >= 0, "opening_balance.minor_units", "must not be negative")
+    check_currency(currency, "opening_balance.currency")
     session = Session(
         session_id=session_id,
         status=SESSION_STATUS_ACTIVE,
@@ -148,12 +147,17 @@ def delete(session: Session, reason: str) -> ev.Event:
 
     Raises: PaymentOpen, TabOpen, CardNumberRefused.
     """
-    reason = text.note(reason, "reason")
+    reason = text.why(reason, "the session is deleted")
     _refuse_open_payment(session)
     if _tab(session) or _credit(session):
         raise TabOpen(
-            "the session holds open money",
-            metadata={"tab": str(_tab(session)), "credit": str(_credit(session))},
+            f"the session holds open money: a tab of {_amount(session, _tab(session))} and a credit"
+            f" of {_amount(session, _credit(session))}",
+            metadata={
+                "tab": str(_tab(session)),
+                "credit": str(_credit(session)),
+                "currency": session.payment.tab_total.currency,
+            },
         )
     return ev.Event(session_deleted=ev.SessionDeleted(reason=reason))
 
@@ -253,17 +257,14 @@ def _require_write_off(session: Session, reason: str, *, staff: bool) -> None:
         return
     metadata = {"tab": str(owed), "currency": session.payment.tab_total.currency}
     if not staff and not reason:
-        raise TabOpen("the tab is not empty; staff may write it off", metadata=metadata)
+        raise TabOpen(
+            f"the tab is {_amount(session, owed)}; staff may write it off", metadata=metadata
+        )
     if not staff:
         raise PermissionDenied(
             "writing off a tab needs role STAFF", metadata={"required_role": "STAFF"} | metadata
         )
-    if not reason:
-        raise ReasonRequired(
-            "say why the tab is written off",
-            metadata=metadata,
-            violations=[Violation("reason", "reason.required", "is required to write off a tab")],
-        )
+    text.why(reason, "the tab is written off", metadata)
 
 
 def _refuse_open_payment(session: Session) -> None:
@@ -293,6 +294,10 @@ def _holds_open_money(session: Session) -> bool:
 
 def _tab(session: Session) -> int:
     return session.payment.tab_total.minor_units
+
+
+def _amount(session: Session, minor_units: int) -> str:
+    return format_money(minor_units, session.payment.tab_total.currency)
 
 
 def _credit(session: Session) -> int:

@@ -94,3 +94,12 @@ class Terms:
     """Builds the exact parameters; pure."""
     refusal: MaitredError | None = None
     """Why nothing new may be asked of the provider now."""
+    step: int = 1
+    """A charge must be a multiple of this."""
+
+    def nearest(self, minor_units: int) -> int:
+        """Find the amount nearest to another one that can be charged; halves go up."""
+        least = -(-self.minimum // self.step) * self.step
+        most = self.maximum // self.step * self.step
+        rounded = (minor_units + self.step // 2) // self.step * self.step
+        return min(max(rounded, least), most)

@@ -6,7 +6,12 @@ messages that their event carries, so that the ledger always explains the balanc
 
 from __future__ import annotations
 
-from maitred.server.domain.money import percentage_of, require_currency
+from maitred.server.domain.money import (
+    format_money,
+    percentage_of,
+    require_currency,
+    step_of,
+)
 from maitred.server.errors import InsufficientFunds
 from maitred.v1.common_pb2 import Money
 from maitred.v1.event_pb2 import LineAdded, LineRemoved, LineVoided, OrderCleared
@@ -103,7 +108,8 @@ class Tab:
         """
         if price > self.balance:
             raise InsufficientFunds(
-                f"the balance of {self.balance} is below the price of {price} (minor units)",
+                f"the balance of {format_money(self.balance, self.currency)} does not cover"
+                f" {format_money(price, self.currency)}",
                 metadata={
                     "balance": str(self.balance),
                     "price": str(price),
@@ -152,7 +158,7 @@ class Tab:
     def set_tip(self, amount: int, percentage: int | None) -> None:
         """Set the tip; with a percentage it follows the tab from now on."""
         self.tip_percentage = percentage
-        self.tip = amount if percentage is None else percentage_of(self.tab, percentage)
+        self.tip = amount if percentage is None else self._percentage(percentage)
 
     def settle(self, tab_part: int, received: int, tip_part: int, credit_used: int) -> int:
         """Apply money that came for `tab_part` + `tip_part` - `credit_used`.
@@ -241,9 +247,13 @@ class Tab:
 
     def _follow_tab(self) -> None:
         if self.tip_percentage is not None:
-            self.tip = percentage_of(self.tab, self.tip_percentage)
+            self.tip = self._percentage(self.tip_percentage)
         if self.tab == 0:
             self.tip, self.tip_percentage = 0, None
+
+    def _percentage(self, percentage: int) -> int:
+        # In whole steps, or else no provider could charge what is owed.
+        return percentage_of(self.tab, percentage, step_of(self.currency))
 
     def _status(self, newest: Payment | None) -> TabStatus.ValueType:
         if newest is None or newest.reset_count != self.reset_count:

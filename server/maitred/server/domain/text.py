@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from maitred.server.domain import names
-from maitred.server.errors import CardNumberRefused, InvalidField, Violation
+from maitred.server.errors import CardNumberRefused, InvalidField, ReasonRequired, Violation
 
 MAX_STRUCT_BYTES = 16 * 1024
 """Serialised size of free data, such as attributes or a context."""
@@ -147,6 +148,21 @@ def note(value: str, field: str) -> str:
     cleaned = clean(value)
     if _cards(cleaned):
         raise _card(field)
+    return cleaned
+
+
+def why(value: str, wanted: str, metadata: Mapping[str, str] | None = None) -> str:
+    """Clean a reason that must be given; `wanted` says what for.
+
+    Raises: ReasonRequired, CardNumberRefused.
+    """
+    cleaned = note(value, "reason")
+    if not cleaned.strip():
+        raise ReasonRequired(
+            f"say why {wanted}",
+            metadata=metadata,
+            violations=[Violation("reason", "reason.required", "is required")],
+        )
     return cleaned
 
 

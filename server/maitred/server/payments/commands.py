@@ -201,6 +201,7 @@ class PaymentCommands:
             is_simulated=provider.is_simulated,
             minimum=limits.minimum,
             maximum=limits.maximum,
+            step=limits.step,
             lifetime_s=min(max(wanted_s, limits.lifetime_min_s), limits.lifetime_max_s),
             parameters=provider.parameters,
             refusal=refusal,

@@ -53,6 +53,8 @@ class Limits(NamedTuple):
 
     minimum: int
     maximum: int
+    step: int
+    """A charge must be a multiple of this."""
     lifetime_min_s: int
     lifetime_max_s: int
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import structlog
 
+from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.domain.snapshots import (
     ProviderRefund,
     ProviderSnapshot,
@@ -100,8 +101,9 @@ class SimulatedProvider:
         self._watch: asyncio.Task[None] | None = None
 
     def limits(self, currency: str) -> Limits:
-        """Read the bounds; they are those of a well-known provider."""
-        return Limits(50, 99_999_999, 60, 86_400)
+        """Read the bounds; those of amounts are Stripe's."""
+        rules = CURRENCIES[currency]
+        return Limits(rules.smallest, rules.largest, rules.step, 60, 86_400)
 
     def parameters(self, payment: Payment) -> bytes:
         """Build what `create` is sent."""

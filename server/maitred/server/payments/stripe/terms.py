@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.payments.provider import Limits, canonical_json
 from maitred.server.payments.stripe.config import StripeConfig
 from maitred.v1.state_pb2 import Payment
-
-MINIMA: Mapping[str, int] = {
-    **dict.fromkeys("AUD BRL CAD CHF EUR INR JPY NZD SGD USD".split(), 50),
-    **dict.fromkeys("AED MYR PLN RON".split(), 200),
-    **dict.fromkeys("NOK SEK".split(), 300),
-    **dict.fromkeys("MXN THB".split(), 1000),
-    "BGN": 100,
-    "CZK": 1500,
-    "DKK": 250,
-    "GBP": 30,
-    "HKD": 400,
-    "HUF": 17500,
-}
-"""Smallest charges in minor units, from docs.stripe.com/currencies, "Minimum and maximum charge
-amounts". Another currency's depends on what the account is paid out in: Stripe itself says no."""
-
-MAXIMUM = 99_999_999
-"""Eight digits, whatever the currency."""
 
 MARGIN_S = 300
 """Stripe counts a link's life from when it receives the request, by its own clock."""
@@ -36,7 +18,8 @@ LIFETIME_MAX_S = 24 * 3600 - MARGIN_S
 
 def limits(currency: str) -> Limits:
     """Read what may be asked for in a currency."""
-    return Limits(MINIMA.get(currency, 1), MAXIMUM, LIFETIME_MIN_S, LIFETIME_MAX_S)
+    rules = CURRENCIES[currency]
+    return Limits(rules.smallest, rules.largest, rules.step, LIFETIME_MIN_S, LIFETIME_MAX_S)
 
 
 def parameters(payment: Payment, config: StripeConfig) -> bytes:
