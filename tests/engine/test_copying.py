@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from maitred.server.engine.aggregates import aggregates
 from maitred.server.engine.copying import Copied, Copy
 from maitred.server.stores import create_store
 from maitred.server.stores.base import (
+    SECRET_BYTES,
     Claim,
     Commit,
     HeadFilter,
@@ -92,7 +94,16 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], s
 
 async def copy(source: Store, target: Store) -> Copied:
     """Copy, with nobody watching."""
-    return await Copy(source, target, aggregates(0), lambda *_: None).run()
+    # One secret for both, so that none is to be taken over.
+    work = Copy(
+        source,
+        target,
+        aggregates(0),
+        lambda *_: None,
+        secrets=(b"", bytes(SECRET_BYTES)),
+        inbound_expires_ns=time.time_ns() + 10**12,
+    )
+    return await work.run()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

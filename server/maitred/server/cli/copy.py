@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 
 from maitred.server.app.server import open_store
 from maitred.server.cli.failures import FAILED, CommandError
 from maitred.server.cli.remote import Progress
 from maitred.server.config import Settings
-from maitred.server.engine.aggregates import aggregates
+from maitred.server.engine.aggregates import NS, aggregates
 from maitred.server.engine.copying import Copied, Copy
 from maitred.server.stores import without_password
 from maitred.server.stores.base import StoreError
@@ -44,13 +45,20 @@ def copy(arguments: argparse.Namespace) -> int:
 
 async def _copy(source: Settings, target: Settings) -> Copied:
     taken, given = open_store(source), open_store(target)
-    await taken.open()
+    source_info = await taken.open()
     try:
-        await given.open()
+        target_info = await given.open()
         try:
             with Progress("copying") as tell:
                 kinds = aggregates(source.retention_seconds)
-                work = Copy(taken, given, kinds, lambda what, done, total: tell(done, total, what))
+                work = Copy(
+                    taken,
+                    given,
+                    kinds,
+                    lambda what, done, total: tell(done, total, what),
+                    secrets=(source_info.secret, target_info.secret),
+                    inbound_expires_ns=time.time_ns() + source.inbound_seconds * NS,
+                )
                 return await work.run()
         finally:
             await given.close()

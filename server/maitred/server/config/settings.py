@@ -126,6 +126,12 @@ class Settings:
         least=0,
         everyday=True,
     )
+    inbound_seconds: int = setting(
+        30 * 24 * 3600,
+        "sessions",
+        "a chat message that comes again is known for so many seconds",
+        least=60,
+    )
     max_order_lines: int = setting(1000, "sessions", "most lines that one order may hold", least=1)
     lock_timeout_s: float = setting(
         10.0, "sessions", "longest that a command waits for its session, in seconds", least=0.001

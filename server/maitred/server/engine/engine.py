@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from maitred.server.config import Settings
 from maitred.server.domain import sessions
 from maitred.server.domain.evolve import EVENT_SCHEMA
-from maitred.server.engine import audit, eventlog, identity, projections
+from maitred.server.engine import audit, claims, eventlog, identity, projections
 from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate, aggregates
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.call import SYSTEM_CALL, Call, late
@@ -104,6 +104,7 @@ class Engine:
         self.info = await self.store.open()
         self.reader.exclusive = self.reads.exclusive = self.info.exclusive
         self.hub.start(self.info.epoch)
+        await claims.conceal_all(self.store, self.info.secret, self.inbound_expires_ns())
         if not self.info.exclusive:
             self._follower.start()
             self.watchdog.listeners.append(self.hub.store_changed)
@@ -118,6 +119,19 @@ class Engine:
         await self.watchdog.stop()
         await self.committer.drain()
         await self.store.close()
+
+    def claim_key(self, space: str, key: str) -> str:
+        """Return the key of a claim as it is stored: a digest that only these data's servers know.
+
+        Raises: ShuttingDown, before `start`.
+        """
+        if self.info is None:
+            raise ShuttingDown("the store is not open", retry_after_s=1)
+        return claims.digest(self.info.secret, space, key)
+
+    def inbound_expires_ns(self) -> int:
+        """When a chat message that is taken now will be forgotten."""
+        return self.clock.now_ns() + self.settings.inbound_seconds * NS
 
     def fingerprint(self, rpc: str, request: Message) -> bytes:
         """Digest a request without its id and preconditions: a retry has the same."""
@@ -357,7 +371,7 @@ class Engine:
             eventlog.chain_start(ref) if head is None else head.chain, encoded.facts
         )
         index = head.index if head is not None and change in UNLISTED else kind.index_of(state)
-        claims = command.claims(event) if command is not None and command.claims else ()
+        taken = command.claims(event) if command is not None and command.claims else ()
         append = Append(
             ref,
             event.version - 1,
@@ -376,7 +390,7 @@ class Engine:
         rows = projections.rows(ref, change, event, now_ns)
         if command is not None:
             rows += command.rows
-        commit = Commit((append,), claims, (), rows)
+        commit = Commit((append,), taken, (), rows)
         after = Head(event.version, now_ns, chain, body, state, index)
         return Decided(ref, commit, after, change, event, encoded.full)
 

@@ -86,7 +86,8 @@ class Records:
         claim = await self._engine.reads.claim(CLAIM_SPACE, f"{provider}/{provider_payment_id}")
         if claim is None:
             return None
-        session_id, _, payment_id = claim.owner.partition("/")
+        # Ids of payments hold no slash; those of sessions may.
+        session_id, _, payment_id = claim.owner.rpartition("/")
         return session_id, payment_id
 
     async def stored(self, payment_id: str) -> Payment | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from maitred.server.domain import conversations
+from maitred.server.engine import claims
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -22,7 +23,6 @@ from maitred.server.stores.base import Claim
 from maitred.v1 import conversation_pb2 as pb
 from maitred.v1.event_pb2 import Event
 
-_SPACE = "inbound"
 _TURNS = ("turn_recorded",)
 
 
@@ -38,7 +38,7 @@ class ConversationService:
             session_ref(request.session_id),
             lambda session, _now: conversations.record_turn(session, request),
             request,
-            claims=lambda event: _claim(request, event),
+            claims=lambda event: self._claims(request, event),
         )
         try:
             result = await self._engine.execute(command, call)
@@ -100,11 +100,11 @@ class ConversationService:
     async def _owner(self, request: pb.RecordTurnRequest) -> str | None:
         if not request.HasField("inbound"):
             return None
-        claim = await self._engine.reads.claim(_SPACE, conversations.inbound_key(request.inbound))
+        claim = await self._engine.reads.claim(claims.INBOUND, self._key(request))
         return None if claim is None else claim.owner
 
     async def _first_turn(self, request: pb.RecordTurnRequest, owner: str) -> Result:
-        session_id, _, version = owner.rpartition("/")
+        session_id, version = claims.parse_owner(owner)
         if session_id != request.session_id:
             raise InboundMessageTaken(
                 "another session has taken this message", metadata={"session_id": session_id}
@@ -113,9 +113,12 @@ class ConversationService:
         turn = await self._engine.events(session_ref(session_id), int(version) - 1, 1)
         return Result(snapshot.version, snapshot.body, turn[0].SerializeToString(), replayed=True)
 
+    def _claims(self, request: pb.RecordTurnRequest, event: Event) -> tuple[Claim, ...]:
+        if not request.HasField("inbound"):
+            return ()
+        owner = claims.owner(request.session_id, event.version)
+        expires_ns = self._engine.inbound_expires_ns()
+        return (Claim(claims.INBOUND, self._key(request), owner, expires_ns),)
 
-def _claim(request: pb.RecordTurnRequest, event: Event) -> tuple[Claim, ...]:
-    if not request.HasField("inbound"):
-        return ()
-    owner = f"{request.session_id}/{event.version}"
-    return (Claim(_SPACE, conversations.inbound_key(request.inbound), owner),)
+    def _key(self, request: pb.RecordTurnRequest) -> str:
+        return self._engine.claim_key(claims.INBOUND, conversations.inbound_key(request.inbound))

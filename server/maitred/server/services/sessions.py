@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import sessions, updates
+from maitred.server.engine import claims
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -44,7 +45,7 @@ class SessionService:
             lambda state, _now: sessions.create(state, request, session_id, self._defaults),
             request,
             # An id of the server's cannot tell a retry, so the caller's request id has to.
-            claims=None if request.session_id else lambda _event: _claim(request, call, session_id),
+            claims=None if request.session_id else lambda _: self._claim(request, call, session_id),
             ended=True,
             create=True,
         )
@@ -170,11 +171,13 @@ class SessionService:
             snapshot.version, snapshot.body, created[0].SerializeToString(), replayed=True
         )
 
-
-def _claim(request: pb.CreateSessionRequest, call: Call, session_id: str) -> tuple[Claim, ...]:
-    if not request.request_id:
-        return ()
-    return (Claim("request", f"{call.actor.name}/{request.request_id}", session_id),)
+    def _claim(
+        self, request: pb.CreateSessionRequest, call: Call, session_id: str
+    ) -> tuple[Claim, ...]:
+        if not request.request_id:
+            return ()
+        key = self._engine.claim_key(claims.CREATION, f"{call.actor.name}/{request.request_id}")
+        return (Claim(claims.CREATION, key, session_id),)
 
 
 def _ns(request: pb.ListSessionsRequest, field: str) -> int | None:

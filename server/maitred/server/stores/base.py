@@ -155,9 +155,9 @@ class Store(Protocol):
         """Append `last` on `base` as a tombstone, then delete everything else in bounded pieces.
 
         Keeps the tombstone with `last` as its only event, rows of PAYMENTS, and claims of the
-        space "provider"; claims are the aggregate's where their owner is `ref.id`. Its index is
-        that of `last`, or nothing but `created_ns`. The id is never free again. Interrupted, it is
-        finished by `open`.
+        space "provider"; claims are the aggregate's where their owner is `ref.id`, or begins with
+        it and a space. Its index is that of `last`, or nothing but `created_ns`. The id is never
+        free again. Interrupted, it is finished after `open`.
         """
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, Final
 
 from maitred.server.stores.base import (
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 CURSOR_BYTES: Final = 8
 _KEPT_SPACE: Final = "provider"
+_EXPIRED: Final = 16
+"""Expired claims that one commit clears away."""
 
 
 class Aggregate:
@@ -52,6 +55,7 @@ class MemoryState:
         self.aggregates: dict[Ref, Aggregate] = {}
         self.log: dict[int, StoredEvent] = {}
         self.claims: dict[tuple[str, str], Claim] = {}
+        self._expiries: list[tuple[int, tuple[str, str]]] = []
         self.rows: dict[tuple[Table, str], Row] = {}
         self.leases: dict[str, Lease] = {}
         self.next_event = 1
@@ -78,6 +82,9 @@ class MemoryState:
                 del self.claims[claim[:2]]
         for claim in commit.claims:
             self.claims[claim[:2]] = claim
+            if claim.expires_ns is not None:
+                heapq.heappush(self._expiries, (claim.expires_ns, claim[:2]))
+        self._expire_claims(now_ns)
         for row in commit.rows:
             self._write_row(row)
         for place in commit.drops:
@@ -186,7 +193,7 @@ class MemoryState:
         self.claims = {
             place: claim
             for place, claim in self.claims.items()
-            if claim.owner != ref.id or claim.space == _KEPT_SPACE
+            if claim.owner.partition(" ")[0] != ref.id or claim.space == _KEPT_SPACE
         }
         return Committed()
 
@@ -218,6 +225,16 @@ class MemoryState:
                 self.log[int.from_bytes(event.cursor, "big")] = event
                 erased += 1
         return erased
+
+    def _expire_claims(self, now_ns: int) -> None:
+        """Delete a few claims that have expired: more than one commit adds, on the whole."""
+        for _ in range(_EXPIRED):
+            if not self._expiries or self._expiries[0][0] > now_ns:
+                return
+            expires_ns, place = heapq.heappop(self._expiries)
+            held = self.claims.get(place)
+            if held is not None and held.expires_ns == expires_ns:
+                del self.claims[place]
 
     def claim_now(self, space: str, key: str, now_ns: int) -> Claim | None:
         """Return who owns a key; an expired claim counts as free."""

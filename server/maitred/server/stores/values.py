@@ -97,7 +97,7 @@ class Append(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A unique key with an owner. An expired claim counts as free."""
+    """A unique key with an owner. An expired claim counts as free, and is deleted in time."""
 
     space: str
     key: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from maitred.server.stores.base import (
@@ -63,6 +64,17 @@ class ClaimContract(ContractBase):
 
         assert await put(store, Commit((new_append(new_ref(), 0),), claims=(mine,))) == Committed()
         assert await store.claim(old.space, old.key) == mine
+
+    async def test_expired_claims_go(self, store: Store) -> None:
+        """What has expired is deleted by and by, and not only passed over."""
+        old = [new_claim(expires_ns=time.time_ns() - 10**9) for _ in range(5)]
+        await put(store, Commit((new_append(new_ref(), 0),), claims=tuple(old)))
+        gone = {claim[:2] for claim in old}
+
+        async with asyncio.timeout(60):
+            while any(claim[:2] in gone for claim in await store.list_claims(None, 1000)):
+                await put(store, Commit((new_append(new_ref(), 0),), claims=(new_claim(),)))
+                await asyncio.sleep(0.05)
 
     async def test_a_release_needs_the_owner(self, store: Store) -> None:
         """Only the owner's release frees a key."""

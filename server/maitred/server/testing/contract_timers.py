@@ -255,8 +255,10 @@ class LifeContract(ContractBase):
         channel = new_claim("channel", ref.id)
         provider = new_claim("provider", ref.id)
         foreign = new_claim("channel", other.id)
-        await put(store, Commit((new_append(other, 0),), (foreign,), (), (bystander,)))
-        await put(store, Commit((new_append(ref, 0),), (channel, provider), (), rows))
+        detailed = new_claim("channel", f"{ref.id} 1")
+        alike = new_claim("channel", f"{ref.id}!")
+        await put(store, Commit((new_append(other, 0),), (foreign, alike), (), (bystander,)))
+        await put(store, Commit((new_append(ref, 0),), (channel, provider, detailed), (), rows))
         await store.forget(ref, 1, new_append(ref, 1))
 
         kept = {
@@ -271,6 +273,8 @@ class LifeContract(ContractBase):
         assert await store.claim(channel.space, channel.key) is None
         assert await store.claim(provider.space, provider.key) == provider
         assert await store.claim(foreign.space, foreign.key) == foreign
+        assert await store.claim(detailed.space, detailed.key) is None
+        assert await store.claim(alike.space, alike.key) == alike
 
     async def test_forget_deletes_a_long_log_while_others_commit(self, store: Store) -> None:
         """Whatever its length, everything goes, and commits of others go through meanwhile."""

@@ -113,7 +113,15 @@ async def forget_piece(connection: Connection, ref: Ref, version: int) -> bool:
     for statement, parameters in (
         ("forget_events", {**name, "version": version}),
         ("forget_rows", {**name, "kept": Table.PAYMENTS}),
-        ("forget_claims", {"owner": ref.id, "kept": _KEPT_SPACE}),
+        (
+            "forget_claims",
+            {
+                "owner": ref.id,
+                "before": f"{ref.id} ",
+                "behind": f"{ref.id}!",
+                "kept": _KEPT_SPACE,
+            },
+        ),
     ):
         left -= await _changed(connection, statement, {**parameters, "limit": left})
         if left <= 0:

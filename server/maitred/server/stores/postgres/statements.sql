@@ -415,9 +415,9 @@ WHERE (tab, key) IN (
 -- name: forget_claims
 -- A piece of the claims of an owner outside the space that is kept.
 DELETE FROM maitred.claims
-WHERE owner = %(owner)s AND (space, key) IN (
+WHERE (space, key) IN (
     SELECT space, key FROM maitred.claims
-    WHERE owner = %(owner)s AND space <> %(kept)s
+    WHERE (owner = %(owner)s OR owner > %(before)s AND owner < %(behind)s) AND space <> %(kept)s
     ORDER BY space, key LIMIT %(limit)s::bigint)
 
 -- name: expire_claims

@@ -209,7 +209,8 @@ DELETE FROM projections WHERE position IN (
 -- name: forget_claims
 -- A piece of the claims of an owner outside the space that is kept.
 DELETE FROM claims WHERE (space, key) IN (
-    SELECT space, key FROM claims WHERE owner = ? AND space <> ? LIMIT ?)
+    SELECT space, key FROM claims
+    WHERE (owner = ?1 OR owner > ?1 || ' ' AND owner < ?1 || '!') AND space <> ?2 LIMIT ?3)
 
 -- name: expire_claims
 -- A piece of the claims that count as free anyway.

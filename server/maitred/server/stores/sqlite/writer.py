@@ -44,6 +44,9 @@ T = TypeVar("T")
 IDLE_S: Final = 0.25
 """Quiet for so long, the writer checkpoints, so that a restart has little to replay."""
 
+EXPIRE_S: Final = 5.0
+"""Expired claims are deleted so often at most, whether it is quiet or not."""
+
 
 class Writer:
     """Owns the writing connection, its queue and its task."""
@@ -68,6 +71,7 @@ class Writer:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._last_write = 0.0
         self._scrub = False
+        self._expired = -EXPIRE_S
         self._task = self._loop.create_task(self._run(), name="maitred-sqlite-writer")
         self.batches = 0
         self.commits = 0
@@ -294,10 +298,12 @@ class Writer:
     def _idle(self) -> None:
         self._idle_timer = None
         quiet = self._loop.time() - self._last_write
+        if self._loop.time() - self._expired >= EXPIRE_S:
+            self._expired = self._loop.time()
+            self.resume([expire_claims(self._clock_ns())])
         if self._inbox or quiet < IDLE_S * 0.9:
             self._idle_timer = self._loop.call_later(max(IDLE_S - quiet, 0.01), self._idle)
             return
-        self.resume([expire_claims(self._clock_ns())])
         truncate, self._scrub = self._scrub, False
 
         def work(connection: sqlite3.Connection) -> None:

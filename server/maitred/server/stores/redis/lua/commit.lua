@@ -83,7 +83,7 @@ for _, claim in ipairs(claims) do
   end
   call('HSET', claim_key(claim.name), 'o', claim.owner, 'e', claim.expires)
   call('ZADD', P .. 'claims', 0, claim.name)
-  call('ZADD', P .. 'claims:' .. claim.owner, 0, claim.name)
+  call('ZADD', claims_key(claim.owner), 0, claim.name)
   if claim.expires ~= '' then
     call('ZADD', P .. 'expiries', 0, claim.expires .. claim.name)
   end

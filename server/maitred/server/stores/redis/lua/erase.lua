@@ -46,7 +46,7 @@ for _, tab in ipairs(tables) do
   end
 end
 
-local names = call('ZRANGE', P .. 'claims:' .. string.sub(ref, 4), skip, skip + size - 1)
+local names = call('ZRANGE', claims_key(string.sub(ref, 4)), skip, skip + size - 1)
 for _, name in ipairs(names) do
   if string.sub(name, 1, #kept) == kept then
     skip = skip + 1

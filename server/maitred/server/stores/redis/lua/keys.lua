@@ -23,7 +23,7 @@
 -- | created:<kind>             | zset   | creation time and id, by text                           |
 -- | wake                       | zset   | alarm and <ref>, by text                                |
 -- | claim:<name>               | hash   | o: owner, e: time of expiry or empty                    |
--- | claims:<owner>             | zset   | <name>, by text                                         |
+-- | claims:<id>                | zset   | <name>, by text; of owners that are, or begin with, <id> |
 -- | claims                     | zset   | every <name>, by text                                   |
 -- | expiries                   | zset   | time of expiry and <name>, by text                      |
 -- | row:<table>:<key>          | hash   | p: position, r: <ref>, c: created, s: status, f: flag,   |
@@ -67,6 +67,11 @@ local function personal_key(ref) return P .. 'personal:' .. ref end
 local function requests_key(ref) return P .. 'requests:' .. ref end
 local function row_key(tab, key) return P .. 'row:' .. tab .. ':' .. key end
 local function claim_key(name) return P .. 'claim:' .. name end
+
+-- Behind a space, an owner's name may say more.
+local function claims_key(owner)
+  return P .. 'claims:' .. string.match(owner, '^[^ ]*')
+end
 
 -- Counts come back as doubles, which would be written as 1e+15.
 local function digits(number)

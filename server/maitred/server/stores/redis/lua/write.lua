@@ -192,7 +192,7 @@ end
 
 local function drop_claim(name, owner, expires)
   call('ZREM', P .. 'claims', name)
-  call('ZREM', P .. 'claims:' .. owner, name)
+  call('ZREM', claims_key(owner), name)
   if expires ~= '' then
     call('ZREM', P .. 'expiries', expires .. name)
   end
