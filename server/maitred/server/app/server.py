@@ -122,7 +122,7 @@ class Server:
         credentials = tls.server_credentials(settings)
         tokens = Path(settings.tokens) if settings.tokens else None
         self._authenticator = Authenticator(tokens)
-        store = self._given_store or open_store(settings)
+        store = self._given_store or open_store(settings, self._clock)
         provider = await open_provider(settings, self._clock)
         # From here on a start that fails lets go of it all.
         parts = self._parts = wire(settings, store, self._clock, self._ids, provider)
@@ -254,15 +254,17 @@ class Server:
             await self._stopping
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, clock: Clock | None = None) -> Store:
     """Choose the store of the settings; it is not opened yet.
+
+    One that keeps no time of its own keeps that of `clock`.
 
     Raises: SettingsError.
     """
     options: dict[str, Any] = {"queue_commits": settings.store_queue}
     match settings.data.lower().partition(":")[0]:
         case "memory":
-            pass
+            options |= {} if clock is None else {"clock_ns": clock.now_ns}
         case "redis" | "rediss":
             options["accept_data_loss"] = settings.accept_data_loss
         case "postgres" | "postgresql":
@@ -270,6 +272,7 @@ def open_store(settings: Settings) -> Store:
         case _:
             options["linger_s"] = settings.max_batch_wait_s
             options["max_bytes"] = settings.store_max_bytes or None
+            options |= {} if clock is None else {"clock_ns": clock.now_ns}
     if settings.store_max_bytes and "max_bytes" not in options:
         raise SettingsError("store_max_bytes bounds an SQLite file; this engine has its own bounds")
     try:
