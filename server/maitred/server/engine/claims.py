@@ -16,6 +16,8 @@ from typing import Final
 
 import structlog
 
+from maitred.server.engine.aggregates import NS
+from maitred.server.engine.clock import Clock
 from maitred.server.stores.base import (
     Claim,
     ClaimTaken,
@@ -51,6 +53,31 @@ def digest(secret: bytes, space: str, key: str) -> str:
     return hashlib.blake2b(
         key.encode(), digest_size=_DIGEST_BYTES, key=secret, person=space.encode()
     ).hexdigest()
+
+
+class ClaimKeys:
+    """Makes the keys of claims, once the secret of the data is known."""
+
+    def __init__(self, clock: Clock, inbound_seconds: int) -> None:
+        self._clock = clock
+        self._inbound_seconds = inbound_seconds
+        self._secret = b""
+
+    async def start(self, store: Store, secret: bytes) -> None:
+        """Take the secret, and bring the claims of earlier versions up to date.
+
+        Raises: StoreError.
+        """
+        self._secret = secret
+        await conceal_all(store, secret, self.inbound_expires_ns())
+
+    def key(self, space: str, key: str) -> str:
+        """Return the key of a claim as it is stored."""
+        return digest(self._secret, space, key)
+
+    def inbound_expires_ns(self) -> int:
+        """When a chat message that is taken now will be forgotten."""
+        return self._clock.now_ns() + self._inbound_seconds * NS
 
 
 def owner(session_id: str, what: object) -> str:

@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 from maitred.server.config import Settings
 from maitred.server.domain import sessions
 from maitred.server.domain.evolve import EVENT_SCHEMA
-from maitred.server.engine import audit, claims, eventlog, identity, projections
+from maitred.server.engine import audit, eventlog, identity, projections
 from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate, aggregates
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.call import SYSTEM_CALL, Call, late
+from maitred.server.engine.claims import ClaimKeys
 from maitred.server.engine.clock import Clock, Ids, RandomIds, SystemClock
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.committer import Committer, Decided
@@ -89,6 +90,7 @@ class Engine:
         self.hub = Hub(settings.heartbeat_s)
         self.reads = Reads(store)
         self.committer = Committer(store, self.cache, self.locks, self.hub, self.reads.barrier)
+        self.claims = ClaimKeys(self.clock, settings.inbound_seconds)
         self.info: base.StoreInfo | None = None
         self._kinds: dict[Kind, Aggregate] = aggregates(settings.retention_seconds)
         self.watchdog = Watchdog(store)
@@ -104,7 +106,7 @@ class Engine:
         self.info = await self.store.open()
         self.reader.exclusive = self.reads.exclusive = self.info.exclusive
         self.hub.start(self.info.epoch)
-        await claims.conceal_all(self.store, self.info.secret, self.inbound_expires_ns())
+        await self.claims.start(self.store, self.info.secret)
         if not self.info.exclusive:
             self._follower.start()
             self.watchdog.listeners.append(self.hub.store_changed)
@@ -119,19 +121,6 @@ class Engine:
         await self.watchdog.stop()
         await self.committer.drain()
         await self.store.close()
-
-    def claim_key(self, space: str, key: str) -> str:
-        """Return the key of a claim as it is stored: a digest that only these data's servers know.
-
-        Raises: ShuttingDown, before `start`.
-        """
-        if self.info is None:
-            raise ShuttingDown("the store is not open", retry_after_s=1)
-        return claims.digest(self.info.secret, space, key)
-
-    def inbound_expires_ns(self) -> int:
-        """When a chat message that is taken now will be forgotten."""
-        return self.clock.now_ns() + self.settings.inbound_seconds * NS
 
     def fingerprint(self, rpc: str, request: Message) -> bytes:
         """Digest a request without its id and preconditions: a retry has the same."""

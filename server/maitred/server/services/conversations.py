@@ -117,8 +117,8 @@ class ConversationService:
         if not request.HasField("inbound"):
             return ()
         owner = claims.owner(request.session_id, event.version)
-        expires_ns = self._engine.inbound_expires_ns()
+        expires_ns = self._engine.claims.inbound_expires_ns()
         return (Claim(claims.INBOUND, self._key(request), owner, expires_ns),)
 
     def _key(self, request: pb.RecordTurnRequest) -> str:
-        return self._engine.claim_key(claims.INBOUND, conversations.inbound_key(request.inbound))
+        return self._engine.claims.key(claims.INBOUND, conversations.inbound_key(request.inbound))

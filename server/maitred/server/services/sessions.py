@@ -176,7 +176,7 @@ class SessionService:
     ) -> tuple[Claim, ...]:
         if not request.request_id:
             return ()
-        key = self._engine.claim_key(claims.CREATION, f"{call.actor.name}/{request.request_id}")
+        key = self._engine.claims.key(claims.CREATION, f"{call.actor.name}/{request.request_id}")
         return (Claim(claims.CREATION, key, session_id),)
 
 
