@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -36,7 +36,6 @@ from maitred.server.errors import (
     DeadlineExceeded,
     LockTimeout,
     MaitredError,
-    RequestIdReused,
     SessionExpired,
     ShuttingDown,
 )
@@ -50,11 +49,6 @@ MAX_ATTEMPTS = 8
 Answer = asyncio.Future[Result | base.Outcome | base.StoreError]
 
 
-class _Identity(NamedTuple):
-    request_id: bytes | None
-    fingerprint: bytes
-
-
 class _Again(Exception):
     """The decision rests on a state that is no longer the newest."""
 
@@ -65,9 +59,6 @@ class _Overdue(Exception):
     def __init__(self, event: Event) -> None:
         super().__init__()
         self.event = event
-
-
-_NOBODY = _Identity(None, b"")
 
 
 class Engine:
@@ -173,7 +164,7 @@ class Engine:
 
         Raises: MaitredError of the decision or of a precondition; ClaimRefused; StoreError.
         """
-        who = _Identity(*identity.identify(command.request, call.method))
+        who = identity.identify(command.request, call.method)
         for _attempt in range(MAX_ATTEMPTS):
             await self._lock(command.ref, call)
             pending: Answer | None = None
@@ -185,7 +176,9 @@ class Engine:
                 pending = self.committer.submit(decided)
             except _Overdue as overdue:
                 head = self.cache.get(command.ref)
-                expiry = self._build(command.ref, head, overdue.event, SYSTEM_CALL, _NOBODY, None)
+                expiry = self._build(
+                    command.ref, head, overdue.event, SYSTEM_CALL, identity.NOBODY, None
+                )
                 pending = self.committer.submit(expiry)
                 expiring = True
             except _Again:
@@ -217,7 +210,7 @@ class Engine:
 
         Raises: as `execute`.
         """
-        who = _Identity(*identity.identify(command.request, call.method))
+        who = identity.identify(command.request, call.method)
         for _attempt in range(MAX_ATTEMPTS):
             await self._lock(command.ref, call)
             work: asyncio.Task[Result | base.Outcome] | None = None
@@ -260,7 +253,9 @@ class Engine:
             self.locks.release(ref)
             raise
 
-    async def _decide(self, command: Command, call: Call, who: _Identity) -> Result | Decided:
+    async def _decide(
+        self, command: Command, call: Call, who: identity.Identity
+    ) -> Result | Decided:
         ref = command.ref
         head = self.cache.get(ref)
         remembered = head is not None
@@ -269,7 +264,7 @@ class Engine:
             if loaded is not None:
                 recorded = loaded.request_event
                 if recorded is not None:
-                    _require_same(recorded.fingerprint, who)
+                    identity.require_same(recorded.fingerprint, who)
                     event_bytes = eventlog.decode_bytes(recorded)
                     return Result(loaded.version, loaded.body, event_bytes, replayed=True)
                 head = self.reader.head_of(ref, loaded)
@@ -313,7 +308,7 @@ class Engine:
                 raise _Overdue(event)
 
     async def _answered_before(
-        self, ref: Ref, head: Head | None, who: _Identity, *, remembered: bool
+        self, ref: Ref, head: Head | None, who: identity.Identity, *, remembered: bool
     ) -> Result | None:
         """Look whether this request was answered already, before a refusal or a no-op is.
 
@@ -336,7 +331,7 @@ class Engine:
         head: Head | None,
         event: Event,
         call: Call,
-        who: _Identity,
+        who: identity.Identity,
         command: Command | None,
     ) -> Decided:
         """Complete an event and everything that is stored with it."""
@@ -383,8 +378,10 @@ class Engine:
         after = Head(event.version, now_ns, chain, body, state, index)
         return Decided(ref, commit, after, change, event, encoded.full)
 
-    async def _replay(self, ref: Ref, version: int, recorded: bytes, who: _Identity) -> Result:
-        _require_same(recorded, who)
+    async def _replay(
+        self, ref: Ref, version: int, recorded: bytes, who: identity.Identity
+    ) -> Result:
+        identity.require_same(recorded, who)
         rows = await self.store.events(ref, version - 1, 1)
         head = await self.reader.head(ref)
         if head is None or not rows:
@@ -395,8 +392,3 @@ class Engine:
         """The time of a decision: never before the event it follows."""
         now_ns = self.clock.now_ns()
         return now_ns if head is None else max(now_ns, head.time_ns)
-
-
-def _require_same(recorded: bytes, who: _Identity) -> None:
-    if recorded != who.fingerprint:
-        raise RequestIdReused("this request id was used for another request")

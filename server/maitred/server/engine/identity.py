@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from maitred.server.engine.cache import Head
-from maitred.server.errors import ConcurrentModification
+from maitred.server.errors import ConcurrentModification, RequestIdReused
 
 REQUEST_ID_BYTES = 16
 FINGERPRINT_BYTES = 16
@@ -24,12 +24,30 @@ _NOT_CONTENT = (
 """Fields that say how to apply a request, not what it asks for."""
 
 
-def identify(request: Message | None, rpc: str) -> tuple[bytes | None, bytes]:
+class Identity(NamedTuple):
+    """What a retry has in common with the request that it repeats."""
+
+    request_id: bytes | None
+    fingerprint: bytes
+
+
+NOBODY = Identity(None, b"")
+"""Of what the server does by itself."""
+
+
+def identify(request: Message | None, rpc: str) -> Identity:
     """Digest a request's id (None where it has none) and its content."""
     if request is None:
-        return None, b""
+        return NOBODY
     request_id = getattr(request, "request_id", "")
-    return (digest_request_id(request_id) if request_id else None), fingerprint(rpc, request)
+    digest = digest_request_id(request_id) if request_id else None
+    return Identity(digest, fingerprint(rpc, request))
+
+
+def require_same(recorded: bytes, who: Identity) -> None:
+    """Refuse an id that came with another request. Raises: RequestIdReused."""
+    if recorded != who.fingerprint:
+        raise RequestIdReused("this request id was used for another request")
 
 
 def digest_request_id(request_id: str) -> bytes:
