@@ -70,8 +70,8 @@ async def test_grpcurl_recipes_work() -> None:
         outputs = await _recipes(server, tool)
 
     assert "maitred.v1.OrderService" in outputs[0]
-    assert '"minor_units": "600"' in outputs[4]
-    assert "line_added" in outputs[5]
+    assert '"minorUnits": "600"' in outputs[4]
+    assert "lineAdded" in outputs[5]
 
 
 async def test_buf_curl_takes_the_same_requests() -> None:

@@ -15,11 +15,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 from tests.app.conftest import Caller, Tokens, read_failure
 
 from maitred.server.app.listening import check_exposure, is_loopback, split_address
-from maitred.server.app.server import REFLECTION, Server, StartError
+from maitred.server.app.server import Server, StartError
 from maitred.server.config import Settings, SettingsError
 from maitred.server.engine.clock import ManualClock
 from maitred.server.testing.servers import running_server
@@ -116,8 +115,8 @@ async def test_a_second_server_on_the_data_is_refused(tmp_path: Path) -> None:
         pass
 
 
-async def test_health_and_reflection_are_served() -> None:
-    """Health knows every service, and both versions of reflection list them."""
+async def test_health_is_served() -> None:
+    """Health knows every service."""
     async with running_server() as server, grpc.aio.insecure_channel(server.address) as channel:
         check: Any = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -130,15 +129,6 @@ async def test_health_and_reflection_are_served() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await check(health_pb2.HealthCheckRequest(service="none"))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-        for service in REFLECTION:
-            reflect: Any = channel.stream_stream(
-                f"/{service}/ServerReflectionInfo",
-                reflection_pb2.ServerReflectionRequest.SerializeToString,
-                reflection_pb2.ServerReflectionResponse.FromString,
-            )
-            stream = reflect(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]))
-            listed = {each.name for each in (await stream.read()).list_services_response.service}
-            assert {"maitred.v1.SessionService", "maitred.v1.PaymentService", *REFLECTION} <= listed
 
 
 async def test_stopping_ends_watches_resumably_and_at_once() -> None:

@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import structlog
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from maitred.server.app import health, tls, webhooks
+from maitred.server.app import health, reflection, tls, webhooks
 from maitred.server.app.adapter import GrpcAdapter
 from maitred.server.app.admin import version
 from maitred.server.app.auth import Authenticator
@@ -39,11 +37,6 @@ STREAMS_END_S: Final = 1.0
 """How long watches get to end by themselves before they are ended."""
 
 SAMPLE_S: Final = 1.0
-
-REFLECTION: Final = (
-    "grpc.reflection.v1.ServerReflection",
-    "grpc.reflection.v1alpha.ServerReflection",
-)
 
 
 class StartError(Exception):
@@ -136,7 +129,8 @@ class Server:
         server = self._grpc = grpc.aio.server(options=channel_options(settings))
         server.add_generic_rpc_handlers((*self._adapter.handlers, self._health.handler))
         if settings.reflection:
-            server.add_generic_rpc_handlers(_reflection(self._adapter.service_names))
+            known = (*self._adapter.service_names, health.SERVICE)
+            server.add_generic_rpc_handlers(reflection.handlers(known))
         if settings.listen:
             self.bound_port = bind_tcp(server, settings.listen, credentials)
         if settings.unix_socket:
@@ -304,20 +298,6 @@ def channel_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
     ]
-
-
-def _reflection(services: Sequence[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Both versions of reflection: their messages are the same on the wire."""
-    servicer = ReflectionServicer((*services, health.SERVICE, *REFLECTION))
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    return tuple(
-        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
-        for name in REFLECTION
-    )
 
 
 def _set_next(first: asyncio.Event, second: asyncio.Event) -> None:
