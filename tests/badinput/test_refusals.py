@@ -808,20 +808,21 @@ async def test_times_beyond_the_calendar(
 
 async def test_a_resume_token_with_a_wrong_end(house: House) -> None:
     """The right history with a position that was never given out is refused, not misread."""
-    epoch = house.server.engine.hub.epoch
+    tokens, cursor = house.server.engine.tokens, b"\0" * 8
+    mac = tokens.seal("everything").token(cursor)[:-8]
     for rest in (b"", b"\xff", b"\xff" * 40, b"\x00" * 48, b"\x7f" * 8, b"noise"):
         for rpc, request in (
             (
                 "SessionService/WatchEvents",
-                session_pb2.WatchEventsRequest(resume_token=epoch + rest),
+                session_pb2.WatchEventsRequest(resume_token=mac + rest),
             ),
             (
                 "SessionService/WatchSession",
-                session_pb2.WatchSessionRequest(session_id=GUEST, resume_token=epoch + rest),
+                session_pb2.WatchSessionRequest(session_id=GUEST, resume_token=mac + rest),
             ),
             (
                 "PaymentService/WatchPayment",
-                payment_pb2.WatchPaymentRequest(session_id=GUEST, resume_token=epoch + rest),
+                payment_pb2.WatchPaymentRequest(session_id=GUEST, resume_token=mac + rest),
             ),
         ):
             outcome = await house.wire.outcome(rpc, request, timeout=0.2)

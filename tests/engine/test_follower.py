@@ -19,11 +19,12 @@ from maitred.server.engine import watchdog
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.hub import RING, Topic
 from maitred.server.engine.refs import session_ref
+from maitred.server.engine.ring import RING, Topic
 from maitred.server.errors import ConcurrentModification, StoreUnavailable
 from maitred.server.stores import base
 from maitred.server.stores.memory import MemoryStore
+from maitred.v1.event_pb2 import Event
 from maitred.v1.session_pb2 import DeleteSessionRequest
 
 REF = session_ref("s1")
@@ -106,12 +107,13 @@ async def test_commit_of_another_server_wakes_a_watcher(pair: Pair) -> None:
         await begin(pair.second, topic)
         done = await pair.first.execute(turn(text="two Negronis"), AGENT)
         await until(pair.second, topic, 2)
-        entry = topic.after(1)
+        entry, state = topic.after(1), topic.state
 
     assert entry is not None
     assert entry.event_bytes == done.event
-    assert entry.event.turn_recorded.messages[0].text == "two Negronis"
-    assert entry.state == (await pair.first.session("s1")).state
+    event = Event.FromString(entry.event_bytes)
+    assert event.turn_recorded.messages[0].text == "two Negronis"
+    assert state == (await pair.first.session("s1")).state
 
 
 async def test_watchers_on_both_servers_see_every_version_once(pair: Pair) -> None:
@@ -197,7 +199,7 @@ async def test_nobody_is_asked_while_nobody_watches(pair: Pair) -> None:
 
 
 async def test_deletion_elsewhere_ends_a_watch_that_was_behind(pair: Pair) -> None:
-    """What was erased before it was delivered is left out; the deletion is what comes next."""
+    """What was erased before it was delivered is no part of the ring; the deletion is."""
     request = DeleteSessionRequest(session_id="s1")
     command = Command(REF, lambda state, _now: sessions.delete(state, ""), request)
     with pair.second.hub.watch(REF) as topic:
@@ -207,8 +209,9 @@ async def test_deletion_elsewhere_ends_a_watch_that_was_behind(pair: Pair) -> No
         await pair.first.forget(command, AGENT)
         pair.store.regain()
         await until(pair.second, topic, 7)
-        entry = topic.after(1)
+        missed, entry = topic.after(1), topic.after(6)
 
+    assert missed is None
     assert entry is not None
     assert (entry.version, entry.change) == (7, "session_deleted")
 
@@ -259,7 +262,7 @@ async def test_outage_is_no_heartbeat(pair: Pair, monkeypatch: pytest.MonkeyPatc
     hub._heartbeat_s = 0.001
     with hub.watch(REF) as topic:
         at = await begin(pair.second, topic)
-        hub._tick(0)
+        hub._tick()
         assert await hub.news(topic, at) is False
         pair.store.lose()
         while pair.second.watchdog.failure is None:

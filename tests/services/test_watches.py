@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from maitred.server.app.server import Server
-from maitred.server.engine.hub import RING
+from maitred.server.engine.ring import RING
 from maitred.server.testing.servers import running_server
 from maitred.v1 import (
     conversation_pb2,
@@ -279,6 +279,8 @@ async def test_events_can_be_filtered_by_change(guest: Guest) -> None:
     await guest.turn()
     await guest.sessions.CloseSession(session_pb2.CloseSessionRequest(session_id="s1"))
     message = await read(feed)
+    while not message.events:
+        message = await read(feed)
     feed.cancel()
 
     assert [each.event.WhichOneof("change") for each in message.events] == ["session_closed"]

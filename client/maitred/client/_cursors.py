@@ -42,14 +42,14 @@ class SessionCursor:
                 ]
             case "end":
                 self.ended = True
-                return [SessionEnded(message.version, message.end.deleted)]
+                return [SessionEnded(message.version, message.end.deleted, message.end.unread)]
             case _:
                 return []
 
     def end(self) -> SessionEnded:
         """End the watch of a session that was deleted unseen."""
         self.ended = True
-        return SessionEnded(self._version or 0, deleted=True)
+        return SessionEnded(self._version or 0, deleted=True, unread=True)
 
     def _snapshot(self, message: WatchSessionResponse) -> list[SessionUpdate]:
         if self._version is not None:

@@ -35,6 +35,8 @@ class SessionEnded:
 
     version: int
     deleted: bool
+    unread: bool = False
+    """Versions after `version` were erased before this watch had read them."""
 
 
 SessionUpdate = SessionSnapshot | SessionEvent | SessionEnded

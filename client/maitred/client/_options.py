@@ -7,6 +7,12 @@ from typing import TypedDict
 
 from maitred.client._request_ids import RandomIds, RequestIds
 
+MISSED = 3
+"""Heartbeats that may be missing."""
+
+LEAST_SILENCE = 1.0
+"""However often a server speaks, so long it may be busy."""
+
 
 class RequestId(TypedDict, total=False):
     """What a mutation of something that may not exist yet takes."""
@@ -36,15 +42,17 @@ class Options:
     currency: str = "USD"
     """Currency of amounts given as plain ints."""
     heartbeat: float = 15.0
-    """Seconds between the server's heartbeats; a watch connects anew when three are missing."""
+    """Seconds between the server's heartbeats, assumed until its first message says how many."""
     outage: float = 120.0
     """Seconds without any answer after which a watch gives up."""
     request_ids: RequestIds = field(default_factory=RandomIds)
 
-    @property
-    def silence(self) -> float:
-        """Seconds of silence after which a watch is taken for dead."""
-        return 3 * self.heartbeat
+    def silence(self, heartbeat: float = 0.0) -> float:
+        """Seconds of silence after which a watch is taken for dead: three missed heartbeats.
+
+        `heartbeat` is what the server said; nothing before its first message.
+        """
+        return max(LEAST_SILENCE, MISSED * heartbeat) if heartbeat else MISSED * self.heartbeat
 
 
 DEFAULTS = Options()

@@ -1072,6 +1072,7 @@ class WatchPaymentResponse(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The session version that this shows."""
     resume_token: _builtins.bytes
@@ -1090,6 +1091,12 @@ class WatchPaymentResponse(_message.Message):
     def payment(self) -> _state_pb2.Payment:
         """The payment; absent before the first."""
 
+    @_builtins.property
+    def heartbeat_interval(self) -> _duration_pb2.Duration:
+        """How often the server sends something at least, in the first message and in heartbeats. Three times
+        that long without a message means that the connection is dead.
+        """
+
     def __init__(
         self,
         *,
@@ -1100,10 +1107,11 @@ class WatchPaymentResponse(_message.Message):
         settled: _builtins.bool = ...,
         heartbeat: _builtins.bool = ...,
         deleted: _builtins.bool = ...,
+        heartbeat_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,7 @@ class AsyncResumingStream(Generic[_Request, _Response]):
         self._backoff = Backoff(calls.options.outage)
         self._gate = AsyncGate()
         self._stream: AsyncStream[_Response] | None = None
+        self._silence = calls.options.silence()
         self.begun = False
         """Something came already."""
 
@@ -56,7 +57,7 @@ class AsyncResumingStream(Generic[_Request, _Response]):
         """
         while not self._gate.closed:
             try:
-                message = await self._connected().read(self._calls.options.silence)
+                message = await self._connected().read(self._silence)
                 if message is None:
                     # A server that ends a watch without saying why is one that goes down.
                     raise ShuttingDown("the stream ended")
@@ -90,9 +91,13 @@ class AsyncResumingStream(Generic[_Request, _Response]):
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
+            self._silence = self._calls.options.silence()
 
     def _advance(self, message: _Response) -> None:
         self.begun = True
+        if message.HasField("heartbeat_interval"):
+            interval = message.heartbeat_interval.ToNanoseconds() / 1e9
+            self._silence = self._calls.options.silence(interval)
         if message.resume_token:
             request: Message = self._request
             for field in _STARTS:

@@ -65,8 +65,9 @@ class Client(
         with commas between or as a sequence. Of several servers of the same data each session
         keeps to one while that answers, and calls and watches go on at another when it does not.
         `timeout` bounds a call, retries included. `currency` is that of amounts given as plain
-        ints of minor units. Without news for three `heartbeat`s a watch connects anew, and after
-        `outage` seconds it gives up.
+        ints of minor units. A watch connects anew when three heartbeats are missing, and gives up
+        after `outage` seconds; how often they come is said by the server, and until it has said
+        so taken to be `heartbeat`.
         """
         secured = (tls if isinstance(tls, TLS) else TLS()) if tls else None
         self._calls = Calls(

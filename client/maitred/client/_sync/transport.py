@@ -144,6 +144,8 @@ class Stream(Generic[_Response]):
         if silence is not None and self._watchdog is None:
             self._watchdog = _Watchdog(self._call, silence)
         dog = self._watchdog
+        if dog is not None and silence is not None:
+            dog.expect(silence)
         try:
             if dog is not None:
                 dog.waiting_since = time.monotonic()
@@ -181,18 +183,30 @@ class _Watchdog:
         self.silence = silence
         self.waiting_since: float | None = None
         self.bit = False
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._look = threading.Event()
         # A weak reference, so that a stream that nobody reads any more is not kept alive.
-        self._call = weakref.ref(call, lambda _gone: self._stopped.set())
+        self._call = weakref.ref(call, lambda _gone: self.stop())
         threading.Thread(target=self._run, name="maitred-watchdog", daemon=True).start()
+
+    def expect(self, silence: float) -> None:
+        """Change how long the reader may wait."""
+        if silence != self.silence:
+            self.silence = silence
+            self._look.set()
 
     def stop(self) -> None:
         """Let the thread end."""
-        self._stopped.set()
+        self._stopped = True
+        self._look.set()
 
     def _run(self) -> None:
         pause = self.silence
-        while not self._stopped.wait(pause):
+        while True:
+            self._look.wait(pause)
+            self._look.clear()
+            if self._stopped:
+                return
             since = self.waiting_since
             waited = 0.0 if since is None else time.monotonic() - since
             if waited >= self.silence:

@@ -47,6 +47,7 @@ class ResumingStream(Generic[_Request, _Response]):
         self._backoff = Backoff(calls.options.outage)
         self._gate = Gate()
         self._stream: Stream[_Response] | None = None
+        self._silence = calls.options.silence()
         self.begun = False
         """Something came already."""
 
@@ -57,7 +58,7 @@ class ResumingStream(Generic[_Request, _Response]):
         """
         while not self._gate.closed:
             try:
-                message = self._connected().read(self._calls.options.silence)
+                message = self._connected().read(self._silence)
                 if message is None:
                     # A server that ends a watch without saying why is one that goes down.
                     raise ShuttingDown("the stream ended")
@@ -91,9 +92,13 @@ class ResumingStream(Generic[_Request, _Response]):
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
+            self._silence = self._calls.options.silence()
 
     def _advance(self, message: _Response) -> None:
         self.begun = True
+        if message.HasField("heartbeat_interval"):
+            interval = message.heartbeat_interval.ToNanoseconds() / 1e9
+            self._silence = self._calls.options.silence(interval)
         if message.resume_token:
             request: Message = self._request
             for field in _STARTS:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from maitred.server.engine.command import varint
+from maitred.server.engine.wire import varint
 from maitred.v1 import common_pb2
 from maitred.v1.common_pb2 import Role
 

@@ -26,7 +26,7 @@ from maitred.server.services.conversations import ConversationService
 from maitred.server.services.menus import MenuService
 from maitred.server.services.orders import OrderService
 from maitred.server.services.sessions import SessionService
-from maitred.server.services.watches import WatchService
+from maitred.server.services.watching.service import WatchService
 from maitred.server.stores.base import Store, StoreInfo
 from maitred.v1 import admin_pb2, conversation_pb2, menu_pb2, order_pb2, payment_pb2, session_pb2
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
+from maitred.server.engine import wire
 from maitred.server.stores.base import Claim, Ref, Row
 from maitred.v1.event_pb2 import Event
 
@@ -61,33 +62,11 @@ class Result(NamedTuple):
     """The event itself, where it was made just now; never to be changed."""
 
     def reply(self, extras: Message | None = None) -> bytes:
-        """Serialise `{state = 1; event = 2; replayed = 3}` plus the fields set in `extras`.
-
-        Every mutating response has this shape, so that stored bytes go out without being parsed.
-        """
-        parts = [b"\x0a", varint(len(self.body)), self.body]
-        if self.event:
-            parts += (b"\x12", varint(len(self.event)), self.event)
-        if self.replayed:
-            parts.append(b"\x18\x01")
-        if extras is not None:
-            parts.append(extras.SerializeToString())
-        return b"".join(parts)
+        """Serialise the response that every mutation has, plus the fields set in `extras`."""
+        return wire.reply(self.body, self.event, replayed=self.replayed, extras=extras)
 
     def parsed_event(self) -> Event | None:
         """The event as a message; None where nothing changed."""
         if self.message is not None:
             return self.message
         return Event.FromString(self.event) if self.event else None
-
-
-def varint(value: int) -> bytes:
-    """Encode a length as protobuf does."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append((value & 0x7F) | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -30,6 +30,7 @@ from maitred.server.engine.locks import Locks
 from maitred.server.engine.reader import Reader, Snapshot
 from maitred.server.engine.reads import Reads
 from maitred.server.engine.refs import menu_ref, session_ref
+from maitred.server.engine.tokens import Tokens
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import (
     ConcurrentModification,
@@ -96,7 +97,8 @@ class Engine:
         """Open the store and begin to publish."""
         self.info = await self.store.open()
         self.reader.exclusive = self.reads.exclusive = self.info.exclusive
-        self.hub.start(self.info.epoch)
+        self.tokens = Tokens(self.info.secret, self.info.epoch)
+        self.hub.start(self.tokens)
         await self.claims.start(self.store, self.info.secret)
         if not self.info.exclusive:
             self._follower.start()

@@ -16,7 +16,8 @@ import structlog
 
 from maitred.server.engine import eventlog
 from maitred.server.engine.aggregates import Aggregate
-from maitred.server.engine.hub import DELETED, RING, Hub, Topic
+from maitred.server.engine.hub import Hub
+from maitred.server.engine.ring import DELETED, RING, Topic
 from maitred.server.errors import MaitredError
 from maitred.server.stores.base import Kind, Ref, Store, StoredEvent, StoreError
 
@@ -141,7 +142,7 @@ class Follower:
             except (StoreError, MaitredError) as error:
                 # Watchers meet the same when they read it themselves, and are told in their call.
                 log.warning("event_unreadable", ref=ref.id, error=str(error))
-                topic.skip_to(newest)
+                self._hub.rings.skip(topic, newest)
             if not rows:
                 return
 
@@ -155,7 +156,7 @@ class Follower:
             state = None
             if change != DELETED:
                 if row.version != topic.version + 1 or topic.state is None:
-                    topic.skip_to(row.version)
+                    self._hub.rings.skip(topic, row.version)
                     continue
                 state = self._kinds[row.ref.kind].evolve(topic.state, event)
             self._hub.show(topic, row.version, change, event, eventlog.decode_bytes(row), state)

@@ -8,118 +8,24 @@ slow one loses nothing and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from maitred.server.domain import changes
-from maitred.server.engine.command import varint
+from maitred.server.engine import wire
+from maitred.server.engine.ring import PaymentView, RingEntry, Rings, Topic, wake
+from maitred.server.engine.tokens import Seal, Tokens
 from maitred.server.errors import MaitredError, ShuttingDown, StoreUnavailable
 from maitred.server.stores.base import Ref, StoreError
 from maitred.v1.event_pb2 import Event
 from maitred.v1.payment_pb2 import WatchPaymentResponse
 from maitred.v1.state_pb2 import Payment, PaymentState
 
-RING = 128
-"""Messages kept of each watched aggregate; a watcher further behind reads the store."""
-HEARTBEAT_BUCKETS = 64
-"""Waiting watchers are spread over so many ticks, so that heartbeats come evenly."""
+HEARTBEAT_TICKS = 64
+"""Ticks in the time after which a silent watch speaks; they spread the heartbeats of many."""
 PATIENCE_S = 10.0
 """How long watches wait for a store that is away; then they end, to be resumed elsewhere."""
-DELETED = "session_deleted"
-"""The change that ends a log: whatever was before it is erased."""
-
-
-class RingEntry:
-    """One event, ready to be sent; what few watchers want is serialised when the first one asks."""
-
-    __slots__ = (
-        "_payment_message",
-        "change",
-        "event",
-        "event_bytes",
-        "message",
-        "state",
-        "version",
-    )
-
-    def __init__(
-        self,
-        version: int,
-        change: str,
-        event: Event,
-        event_bytes: bytes,
-        state: Any,
-        message: bytes,
-    ) -> None:
-        self.version = version
-        self.change = change
-        self.event = event
-        self.event_bytes = event_bytes
-        self.state = state
-        self.message = message
-        """A whole WatchSessionResponse with this one event."""
-        self._payment_message: bytes | None = None
-
-    def payment_message(self, hub: Hub) -> bytes:
-        """A whole WatchPaymentResponse with what this event left."""
-        if self._payment_message is None:
-            shown = changes.shown_payment(self.change, self.event, self.state)
-            self._payment_message = hub.payment_message(self.version, self.state.payment, shown)
-        return self._payment_message
-
-
-class Topic:
-    """One watched aggregate."""
-
-    __slots__ = ("ring", "state", "version", "waiters", "watchers")
-
-    def __init__(self) -> None:
-        self.ring: deque[RingEntry] = deque(maxlen=RING)
-        """Consecutive versions, also where several servers make them."""
-        self.version = 0
-        """Newest version known since somebody watches; 0 before the first."""
-        self.state: Any = None
-        """The state at that version."""
-        self.watchers = 0
-        self.waiters: set[asyncio.Future[bool]] = set()
-
-    def begin(self, version: int, state: Any) -> None:
-        """Note what the first watcher read, unless something was published meanwhile."""
-        if self.version == 0:
-            self.version, self.state = version, state
-
-    def after(self, version: int) -> RingEntry | None:
-        """Take the event that a watcher at `version` gets next, if the ring holds it."""
-        ring = self.ring
-        if not ring:
-            return None
-        at = version - ring[0].version + 1
-        if 0 <= at < len(ring):
-            return ring[at]
-        last = ring[-1]
-        return last if last.change == DELETED and last.version > version else None
-
-    def add(self, entry: RingEntry) -> None:
-        """Take an event in; one that is there already, or a gap before it, does no harm."""
-        ring = self.ring
-        if ring:
-            newest = ring[-1].version
-            if entry.version <= newest:
-                return
-            if entry.version > newest + 1:
-                ring.clear()
-        ring.append(entry)
-        if entry.version >= self.version:
-            self.version, self.state = entry.version, entry.state
-        _wake(self.waiters, news=True)
-
-    def skip_to(self, version: int) -> None:
-        """Let every watcher read for itself what leads up to a version."""
-        self.ring.clear()
-        self.version, self.state = version, None
-        _wake(self.waiters, news=True)
 
 
 class Positions(Mapping[Ref, int]):
@@ -145,14 +51,20 @@ Fill = Callable[[Ref, int], None]
 
 
 class Hub:
-    """Wakes watchers when something became durable, and now and then when nothing did."""
+    """Wakes watchers when something became durable, and when they have been silent for long."""
 
     def __init__(self, heartbeat_s: float) -> None:
         self._heartbeat_s = heartbeat_s
+        self.interval = wire.heartbeat_interval(heartbeat_s)
+        """The field that tells watchers how often to expect something."""
+        self.ticks = 0
+        """The time of watches."""
+        self.rings = Rings()
+        self.tokens = Tokens(b"", b"")
         self._topics: dict[Ref, Topic] = {}
-        self._everything = Topic()
-        self._buckets: list[set[asyncio.Future[bool]]] = [set() for _ in range(HEARTBEAT_BUCKETS)]
-        self._next_bucket = 0
+        self._everything = self._topic("")
+        self._due: list[set[asyncio.Future[None]]] = [set() for _ in range(HEARTBEAT_TICKS)]
+        """Those who wait, by the tick at which each has to speak."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._quiet = False
@@ -162,17 +74,17 @@ class Hub:
         self.topics_audience: Audience = _nobody
         self.feed_audience: Audience = _nobody
         self.fill: Fill | None = None
-        self.epoch = b""
 
     @property
     def watchers(self) -> int:
         """How many watches are open."""
         return sum(topic.watchers for topic in self._topics.values()) + self._everything.watchers
 
-    def start(self, epoch: bytes) -> None:
-        """Begin to tick; `epoch` goes into every resume token."""
-        self.epoch = epoch
-        self._tick(0)
+    def start(self, tokens: Tokens) -> None:
+        """Begin to tick, and to give out tokens."""
+        self.tokens = tokens
+        self._everything.seal = tokens.seal("everything")
+        self._tick()
 
     def stop(self) -> None:
         """End every watch with ShuttingDown."""
@@ -200,28 +112,34 @@ class Hub:
         """End every watch that waits, and every one that begins to."""
         self._failure = failure
         for topic in (*self._topics.values(), self._everything):
-            _wake(topic.waiters, news=True)
+            wake(topic.waiters)
 
     def topic(self, ref: Ref) -> Topic | None:
         """Find the topic of an aggregate whose watchers have something to begin with."""
         topic = self._topics.get(ref)
         return topic if topic is not None and topic.version else None
 
+    def _topic(self, name: str) -> Topic:
+        return Topic(self.tokens.seal("session", name), self.tokens.seal("payment", name))
+
     @contextmanager
-    def watch(self, ref: Ref) -> Iterator[Topic]:
-        """Hold the topic of an aggregate while somebody watches it."""
+    def watch(self, ref: Ref, *, payments: bool = False) -> Iterator[Topic]:
+        """Hold the topic of an aggregate while somebody watches it, or its payments."""
         topic = self._topics.get(ref)
         if topic is None:
-            topic = self._topics[ref] = Topic()
+            topic = self._topics[ref] = self._topic(ref.id)
             if len(self._topics) == 1:
                 self.topics_audience(True)
         topic.watchers += 1
+        topic.payment_watchers += payments
         try:
             yield topic
         finally:
             topic.watchers -= 1
+            topic.payment_watchers -= payments
             if topic.watchers == 0:
                 del self._topics[ref]
+                self.rings.drop(topic)
                 if not self._topics:
                     self.topics_audience(False)
 
@@ -238,24 +156,29 @@ class Hub:
             if self._everything.watchers == 0:
                 self.feed_audience(False)
 
-    async def news(self, topic: Topic, seen: int) -> bool:
+    async def news(self, topic: Topic, seen: int, sent: int | None = None) -> bool:
         """Wait until the topic is past `seen`: True; or until it is time for a heartbeat: False.
 
-        Raises: ShuttingDown; StoreUnavailable, where the store has been away for too long.
+        That is a heartbeat interval after the tick `sent` (None is now), whatever there is to
+        read meanwhile. Raises: ShuttingDown; StoreUnavailable, where the store has been away for
+        too long.
         """
+        if sent is None:
+            sent = self.ticks
         while self._failure is None:
+            if self.ticks - sent >= HEARTBEAT_TICKS and not self._quiet:
+                return False
             if topic.version > seen:
                 return True
-            waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-            bucket = self._buckets[self._next_bucket]
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            due = self._due[sent % HEARTBEAT_TICKS]
             topic.waiters.add(waiter)
-            bucket.add(waiter)
+            due.add(waiter)
             try:
-                if not await waiter and self._failure is None:
-                    return False
+                await waiter
             finally:
                 topic.waiters.discard(waiter)
-                bucket.discard(waiter)
+                due.discard(waiter)
         raise self._failure()
 
     def publish(
@@ -276,60 +199,43 @@ class Hub:
         self, topic: Topic, version: int, change: str, event: Event, event_bytes: bytes, state: Any
     ) -> None:
         """Put an event into a topic, serialised once for all watchers."""
-        message = self.session_message(version, (event_bytes,))
-        topic.add(RingEntry(version, change, event, event_bytes, state, message))
+        token = topic.seal.token(wire.varint(version))
+        message = wire.session_events(version, token, (event_bytes,))
+        view = None
+        if topic.payment_watchers and change in changes.MONEY_CHANGES:
+            shown = changes.shown_payment(change, event, state)
+            view = payment_view(topic.payment_seal, version, state.payment, shown)
+        self.rings.add(topic, RingEntry(version, change, event_bytes, message, view), state)
 
     def feed_moved(self) -> None:
         """Tell who watches everything that there may be something new."""
         everything = self._everything
         if everything.watchers:
             everything.version += 1
-            _wake(everything.waiters, news=True)
+            wake(everything.waiters)
 
-    def token(self, version: int) -> bytes:
-        """Make the token that resumes after `version` in this history."""
-        return self.epoch + varint(version)
-
-    def session_message(self, version: int, events: tuple[bytes, ...]) -> bytes:
-        """Serialise `WatchSessionResponse{version, resume_token, events}` around stored bytes."""
-        token = self.token(version)
-        batch = b"".join(b"\x0a" + varint(len(event)) + event for event in events)
-        return b"".join(
-            (
-                b"\x08",
-                varint(version),
-                b"\x12",
-                varint(len(token)),
-                token,
-                b"\x22",
-                varint(len(batch)),
-                batch,
-            )
-        )
-
-    def payment_message(self, version: int, state: PaymentState, payment: Payment | None) -> bytes:
-        """Serialise a WatchPaymentResponse."""
-        response = WatchPaymentResponse(
-            version=version, resume_token=self.token(version), state=state
-        )
-        if payment is not None:
-            response.payment.CopyFrom(payment)
-            response.settled = changes.is_settled(payment)
-        return response.SerializeToString()
-
-    def _tick(self, bucket: int) -> None:
+    def _tick(self) -> None:
+        self.ticks += 1
         if not self._quiet:
-            _wake(self._buckets[bucket], news=False)
-        self._next_bucket = bucket
+            wake(self._due[self.ticks % HEARTBEAT_TICKS])
         self._timer = asyncio.get_running_loop().call_later(
-            self._heartbeat_s / HEARTBEAT_BUCKETS, self._tick, (bucket + 1) % HEARTBEAT_BUCKETS
+            self._heartbeat_s / HEARTBEAT_TICKS, self._tick
         )
 
 
-def _wake(waiters: set[asyncio.Future[bool]], *, news: bool) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(news)
+def payment_view(
+    seal: Seal, version: int, state: PaymentState, payment: Payment | None
+) -> PaymentView:
+    """Serialise what a watch of payments shows of a version."""
+    response = WatchPaymentResponse(
+        version=version, resume_token=seal.token(wire.varint(version)), state=state
+    )
+    if payment is None:
+        return PaymentView(response.SerializeToString(), None)
+    response.payment.CopyFrom(payment)
+    response.settled = changes.is_settled(payment)
+    # Of this message's own: one of the state would hold the whole of it in memory.
+    return PaymentView(response.SerializeToString(), response.payment)
 
 
 def _nobody(_there: bool) -> None:

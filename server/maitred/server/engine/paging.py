@@ -6,19 +6,17 @@ import base64
 import binascii
 import hashlib
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from maitred.server.engine.command import varint
+from maitred.server.engine.limits import MESSAGE_BYTES
 from maitred.server.errors import InvalidPageToken, Violation
+from maitred.server.stores.values import PAGE_BYTES
 
 DEFAULT_PAGE_SIZE = 50
 """Entries of a page where the caller names no size."""
-
-PAGE_BYTES = 2 * 1024 * 1024
-"""A page ends early rather than outgrow what a client receives by default (4 MiB)."""
 
 CHUNK = 128
 """Entries read from the store at a time."""
@@ -85,24 +83,16 @@ async def fill(
         chunk = await read(after, wanted)
         for item in chunk:
             held_bytes += size_bytes(item)
-            if items and (held >= listing.size or held_bytes > PAGE_BYTES):
+            if items and (held >= listing.size or held_bytes > MESSAGE_BYTES):
                 return items, after
             items.append(item)
             held += entries(item)
             after = position(item)
-        if len(chunk) < wanted:
+        # A store ends its pages early in bytes; of what was read these are not counted exactly.
+        if len(chunk) < wanted and sum(map(size_bytes, chunk)) < PAGE_BYTES // 2:
             return items, None
-
-
-def bodies(serialised: Iterable[bytes], next_page_token: str = "") -> bytes:
-    """Put a response together whose field 1 holds stored messages and field 2 the next token."""
-    parts: list[bytes] = []
-    for body in serialised:
-        parts += (b"\x0a", varint(len(body)), body)
-    if next_page_token:
-        token = next_page_token.encode()
-        parts += (b"\x12", varint(len(token)), token)
-    return b"".join(parts)
+        if not chunk:
+            return items, None
 
 
 def _scope(request: Message) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
 from maitred.server.stores.base import (
@@ -96,6 +96,10 @@ class Reads:
         return await self.released(
             self._store.events(ref, after, limit, changes, before=before, newest_first=newest_first)
         )
+
+    async def versions(self, refs: Iterable[Ref]) -> dict[Ref, int]:
+        """Read the versions of those that exist, as `Store.versions`."""
+        return await self.released(self._store.versions(refs))
 
     async def list_heads(
         self, kind: Kind, where: HeadFilter, after: int | None, limit: int

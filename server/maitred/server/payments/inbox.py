@@ -227,10 +227,10 @@ class Inbox:
             rows = await self._engine.reads.list_rows(
                 Table.INBOX, where, after, PAGE, newest_first=False
             )
+            if not rows:
+                return
             for row in rows:
                 yield row
-            if len(rows) < PAGE:
-                return
             after = rows[-1].position
 
     def _remember(self, key: str) -> None:

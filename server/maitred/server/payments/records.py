@@ -75,10 +75,10 @@ class Records:
             rows = await self._engine.reads.list_rows(
                 Table.PAYMENTS, where, after, PAGE, newest_first=False
             )
+            if not rows:
+                return
             for row in rows:
                 yield Payment.FromString(row.body)
-            if len(rows) < PAGE:
-                return
             after = rows[-1].position
 
     async def owner(self, provider: str, provider_payment_id: str) -> tuple[str, str] | None:

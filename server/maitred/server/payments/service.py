@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from maitred.server.domain import balances, tips
+from maitred.server.engine import wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.paging import Listing, bodies, fill
+from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import session_ref
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.stores.base import Row, RowFilter, Table
@@ -119,7 +120,7 @@ class PaymentService:
             return await self._engine.reads.list_rows(Table.PAYMENTS, where, after, limit)
 
         rows, after = await fill(listing, read, lambda row: row.position, lambda row: len(row.body))
-        return bodies((row.body for row in rows), listing.token(after))
+        return wire.bodies((row.body for row in rows), listing.token(after))
 
     async def ReconcilePayment(self, request: pb.ReconcilePaymentRequest, call: Call) -> bytes:
         """Ask the provider what became of a payment, and record why."""

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from maitred.server.domain import menus
+from maitred.server.engine import wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.paging import Listing, bodies, fill
+from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import menu_ref
 from maitred.server.stores.base import Head, HeadFilter, Kind
 from maitred.v1 import menu_pb2 as pb
@@ -34,7 +35,7 @@ class MenuService:
 
     async def GetMenu(self, request: pb.GetMenuRequest, call: Call) -> bytes:
         """Read a menu."""
-        return bodies([(await self._engine.menu(request.menu_id)).body])
+        return wire.bodies([(await self._engine.menu(request.menu_id)).body])
 
     async def ListMenus(self, request: pb.ListMenusRequest, call: Call) -> bytes:
         """List menus, newest first."""
@@ -46,7 +47,7 @@ class MenuService:
         heads, after = await fill(
             listing, read, lambda head: head.position, lambda head: len(head.body)
         )
-        return bodies((head.body for head in heads), listing.token(after))
+        return wire.bodies((head.body for head in heads), listing.token(after))
 
     async def SetItemAvailability(
         self, request: pb.SetItemAvailabilityRequest, call: Call

@@ -8,11 +8,11 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import sessions, updates
-from maitred.server.engine import claims
+from maitred.server.engine import claims, wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.paging import Listing, bodies, fill
+from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import session_ref
 from maitred.server.errors import AlreadyExists, InvalidField, RequestIdReused, Violation
 from maitred.server.stores.base import Claim, Head, HeadFilter, Kind
@@ -62,7 +62,7 @@ class SessionService:
         """Read a session, now or as it was."""
         at_version = request.at_version if request.HasField("at_version") else None
         snapshot = await self._engine.session(request.session_id, at_version=at_version)
-        return bodies([snapshot.body])
+        return wire.bodies([snapshot.body])
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:
         """List sessions, newest first."""
@@ -82,7 +82,7 @@ class SessionService:
         heads, after = await fill(
             listing, read, lambda head: head.position, lambda head: len(head.body)
         )
-        return bodies((head.body for head in heads), listing.token(after))
+        return wire.bodies((head.body for head in heads), listing.token(after))
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, call: Call) -> bytes:
         """Set and remove labels and attributes; set the customer."""

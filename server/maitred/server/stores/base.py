@@ -41,6 +41,10 @@ class Store(Protocol):
 
     Reads return only durable data; where `StoreInfo.linearizable`, they see every commit that was
     acknowledged anywhere before the call. Drivers' exceptions never leave a store.
+
+    Pages of `events`, `feed`, `list_heads` and `list_rows` end early once their facts and personal
+    parts, or their bodies, hold PAGE_BYTES: one that is shorter than asked for is the last one only
+    where it holds less.
     """
 
     async def open(self) -> StoreInfo:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -38,6 +39,7 @@ from maitred.server.stores.base import (
 )
 from maitred.server.stores.changes import Changes
 from maitred.server.stores.memory_state import CURSOR_BYTES, MemoryState, selects, selects_row
+from maitred.server.stores.values import body_size, event_size, page_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -182,17 +184,15 @@ class MemoryStore:
         aggregate = self._state.aggregates.get(ref)
         if aggregate is None:
             return []
-        found: list[StoredEvent] = []
         start = aggregate.head.version if aggregate.head.tombstone else 1
         last = aggregate.head.version if before is None else min(before - 1, aggregate.head.version)
         versions = range(max(after + 1, start), last + 1)
-        for version in reversed(versions) if newest_first else versions:
-            if len(found) >= limit:
-                break
-            event = aggregate.events[version]
-            if changes is None or event.change in changes:
-                found.append(event)
-        return found
+        chosen = (
+            aggregate.events[version]
+            for version in (reversed(versions) if newest_first else versions)
+            if changes is None or aggregate.events[version].change in changes
+        )
+        return page_of(islice(chosen, limit), event_size)
 
     async def event_by_request(self, ref: Ref, request_id: bytes) -> StoredEvent | None:
         """Read the event that a request produced."""
@@ -209,19 +209,15 @@ class MemoryStore:
     ) -> list[Head]:
         """List aggregates, newest first."""
         self._check_open()
-        found: list[Head] = []
-        for ref, aggregate in reversed(self._state.aggregates.items()):
-            if len(found) >= limit:
-                break
-            head = aggregate.head
-            if (
-                ref.kind == kind
-                and (after is None or aggregate.position < after)
-                and not head.tombstone
-                and selects(where, head.index)
-            ):
-                found.append(Head(ref, head.version, head.body, aggregate.position))
-        return found
+        found = (
+            Head(ref, aggregate.head.version, aggregate.head.body, aggregate.position)
+            for ref, aggregate in reversed(self._state.aggregates.items())
+            if ref.kind == kind
+            and (after is None or aggregate.position < after)
+            and not aggregate.head.tombstone
+            and selects(where, aggregate.head.index)
+        )
+        return page_of(islice(found, limit), body_size)
 
     async def list_rows(
         self,
@@ -249,20 +245,17 @@ class MemoryStore:
                 for row in found
                 if (row.position < after if newest_first else row.position > after)
             ]
-        return found[:limit]
+        return page_of(found[:limit], body_size)
 
     async def feed(self, after: bytes, limit: int) -> list[StoredEvent]:
         """Read events of all aggregates after a cursor."""
         self._check_open()
         if len(after) not in (0, CURSOR_BYTES):
             raise ValueError("this is no cursor of this store")
-        found: list[StoredEvent] = []
-        for position in range(int.from_bytes(after, "big") + 1, self._state.next_event):
-            if len(found) >= limit:
-                break
-            if position in self._state.log:
-                found.append(self._state.log[position])
-        return found
+        log = self._state.log
+        positions = range(int.from_bytes(after, "big") + 1, self._state.next_event)
+        found = (log[position] for position in positions if position in log)
+        return page_of(islice(found, limit), event_size)
 
     async def feed_end(self) -> bytes:
         """Read the cursor behind which only later events are found."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from maitred.server.stores.failures import StoreError
 
 __all__ = [
+    "PAGE_BYTES",
     "SECRET_BYTES",
     "Append",
     "BackupInfo",
@@ -281,6 +282,34 @@ class Record(NamedTuple):
 
 
 SECRET_BYTES = 32
+
+PAGE_BYTES = 512 * 1024
+"""No page that a store reads takes more than this before its last entry."""
+
+T = TypeVar("T")
+
+
+def page_of(entries: Iterable[T], size: Callable[[T], int]) -> list[T]:
+    """Take entries until they hold the bytes of a page; what is not taken is not asked for."""
+    page: list[T] = []
+    held = 0
+    for entry in entries:
+        page.append(entry)
+        held += size(entry)
+        if held >= PAGE_BYTES:
+            break
+    return page
+
+
+def event_size(event: StoredEvent) -> int:
+    """Count the bytes of an event that a page is bounded in."""
+    return len(event.facts) + len(event.personal or b"")
+
+
+def body_size(entry: Head | Row) -> int:
+    """Count the bytes of a line that a page is bounded in."""
+    return len(entry.body)
+
 
 Done = Callable[[Outcome | StoreError], None]
 Progress = Callable[[int, int], None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from maitred.server.stores.values import PAGE_BYTES
+
 if TYPE_CHECKING:
     from maitred.server.stores.base import HeadFilter, Kind, RowFilter, Table
 
@@ -133,4 +135,13 @@ def _page(
     text = " UNION ALL ".join(walks)
     if len(walks) > 1:
         text = f"{text} ORDER BY 1 {direction}{bound}"
+    if limit is not None:
+        # The names of the columns, without their tables; the first is the place.
+        names = [column.rpartition(".")[2] for column in columns.split(", ")]
+        text = (
+            f"SELECT {', '.join(names)} FROM (SELECT p.*, sum(octet_length(body))"  # noqa: S608  # the same
+            f" OVER (ORDER BY {names[0]} {direction} ROWS BETWEEN UNBOUNDED PRECEDING"
+            f" AND 1 PRECEDING) AS held FROM ({text}) AS p) AS q"
+            f" WHERE coalesce(held, 0) < {chosen.put(PAGE_BYTES)} ORDER BY {names[0]} {direction}"
+        )
     return text.encode(), chosen.values

@@ -24,6 +24,7 @@ from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
 from maitred.server.stores.postgres.feed import LANES, Cursor, encode_cursor
 from maitred.server.stores.postgres.listing import heads_query, rows_query
 from maitred.server.stores.postgres.sql import SQL
+from maitred.server.stores.values import PAGE_BYTES, event_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,7 @@ async def read_events(
         "after": after,
         "before": _ALL if before is None else before,
         "limit": limit,
+        "page_bytes": PAGE_BYTES,
     }
     if changes is not None:
         parameters["changes"] = Bigints(changes)
@@ -122,6 +124,8 @@ async def read_events(
         last = version if before is None else min(version, before - 1)
         expected = range(max(after + 1, first), last + 1)
         expected = expected[::-1][:limit] if newest_first else expected[:limit]
+        if sum(map(event_size, found)) >= PAGE_BYTES:
+            expected = expected[: len(found)]
         if [event.version for event in found] != list(expected):
             raise CorruptData(f"events of {ref.kind.name.lower()} {ref.id} are missing in the log")
     return found
@@ -138,7 +142,7 @@ _EVENTS = {
 
 async def read_feed(connection: Connection, cursor: Cursor, limit: int) -> list[StoredEvent]:
     """Read a page of the log of all aggregates."""
-    parameters = _places(cursor) | {"limit": limit}
+    parameters = _places(cursor) | {"limit": limit, "page_bytes": PAGE_BYTES}
     places = dict(cursor)
     found: list[StoredEvent] = []
     for row in await fetch(connection, SQL["feed"], parameters):

@@ -277,33 +277,48 @@ JOIN maitred.aggregates a ON a.kind = t.kind AND a.id = t.id
 
 -- name: events_of
 -- A page of one aggregate's log beside its head; one row without an event if there is none.
-SELECT a.version, a.tombstone,
-       e.version, e.commit_id, e.request_id, e.fingerprint, e.time_ns, e.change, e.facts,
-       e.personal, e.chain
-FROM maitred.aggregates a
-LEFT JOIN maitred.events e
-    ON e.kind = a.kind AND e.id = a.id
-       AND e.version > %(after)s::bigint AND e.version < %(before)s::bigint
-       AND (NOT a.tombstone OR e.version = a.version) {changes}
-WHERE a.kind = %(kind)s::bigint AND a.id = %(id)s
-ORDER BY e.version {order}
-LIMIT %(limit)s::bigint
+SELECT newest, tombstone, version, commit_id, request_id, fingerprint, time_ns, change, facts,
+       personal, chain
+FROM (
+    SELECT p.*, sum(octet_length(facts) + coalesce(octet_length(personal), 0))
+        OVER (ORDER BY version {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS held
+    FROM (
+        SELECT a.version AS newest, a.tombstone,
+               e.version, e.commit_id, e.request_id, e.fingerprint, e.time_ns, e.change, e.facts,
+               e.personal, e.chain
+        FROM maitred.aggregates a
+        LEFT JOIN maitred.events e
+            ON e.kind = a.kind AND e.id = a.id
+               AND e.version > %(after)s::bigint AND e.version < %(before)s::bigint
+               AND (NOT a.tombstone OR e.version = a.version) {changes}
+        WHERE a.kind = %(kind)s::bigint AND a.id = %(id)s
+        ORDER BY e.version {order}
+        LIMIT %(limit)s::bigint) AS p) AS q
+WHERE coalesce(held, 0) < %(page_bytes)s::bigint
+ORDER BY version {order}
 
 -- name: feed
 -- The log of all aggregates behind a place in each lane, in the order of positions.
-SELECT e.kind, e.id, e.position,
-       e.version, e.commit_id, e.request_id, e.fingerprint, e.time_ns, e.change, e.facts,
-       e.personal, e.chain
-FROM maitred.lanes l
-LEFT JOIN unnest(%(lanes)s::bigint[], %(places)s::bigint[]) AS t (lane, place) ON t.lane = l.lane
-CROSS JOIN LATERAL (
-    SELECT * FROM maitred.events o
-    WHERE o.lane = l.lane AND o.position > coalesce(t.place, 0)
-    ORDER BY o.position
-    LIMIT %(limit)s::bigint) AS e
-WHERE l.position > coalesce(t.place, 0)
-ORDER BY e.position
-LIMIT %(limit)s::bigint
+SELECT kind, id, position, version, commit_id, request_id, fingerprint, time_ns, change, facts,
+       personal, chain
+FROM (
+    SELECT p.*, sum(octet_length(facts) + coalesce(octet_length(personal), 0))
+        OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS held
+    FROM (
+        SELECT e.*
+        FROM maitred.lanes l
+        LEFT JOIN unnest(%(lanes)s::bigint[], %(places)s::bigint[]) AS t (lane, place)
+            ON t.lane = l.lane
+        CROSS JOIN LATERAL (
+            SELECT * FROM maitred.events o
+            WHERE o.lane = l.lane AND o.position > coalesce(t.place, 0)
+            ORDER BY o.position
+            LIMIT %(limit)s::bigint) AS e
+        WHERE l.position > coalesce(t.place, 0)
+        ORDER BY e.position
+        LIMIT %(limit)s::bigint) AS p) AS q
+WHERE coalesce(held, 0) < %(page_bytes)s::bigint
+ORDER BY position
 
 -- name: moved_since
 -- Which aggregates have moved behind a place in each lane; as `feed`, but only their names.

@@ -17,6 +17,7 @@ from maitred.server.stores.redis.codec import (
     ref_of,
     row_of,
 )
+from maitred.server.stores.values import PAGE_BYTES, event_size
 
 PIECE: Final = 500
 """What one script may read or delete, so that the commits of others do not wait for it."""
@@ -58,7 +59,7 @@ async def read_events(
     count = b"-1" if changes is None else b"%d" % len(chosen)
     low, high = after, _ALL if before is None else before
     found: list[StoredEvent] = []
-    while len(found) < limit:
+    while len(found) < limit and sum(map(event_size, found)) < PAGE_BYTES:
         go_on, *events = await read(
             "events",
             name_of(ref),
@@ -81,12 +82,19 @@ async def read_events(
 
 
 async def read_lines(
-    read: Read, name: str, first: list[bytes], after: int | None, limit: int, rest: list[bytes]
+    read: Read,
+    name: str,
+    first: list[bytes],
+    after: int | None,
+    limit: int,
+    rest: list[bytes],
+    *,
+    body: int,
 ) -> list[Any]:
-    """Read a page of a listing."""
+    """Read a page of a listing; `body` is the place of the body in a line."""
     place = b"" if after is None else b"%d" % after
     found: list[Any] = []
-    while len(found) < limit:
+    while len(found) < limit and sum(len(line[body]) for line in found) < PAGE_BYTES:
         asked = min(limit - len(found), PIECE)
         go_on, *lines = await read(name, *first, place, b"%d" % asked, *rest)
         found += lines
@@ -100,7 +108,7 @@ async def read_feed(read: Read, after: bytes, limit: int) -> list[StoredEvent]:
     """Read a page of the log of all aggregates. Raises: ValueError for what is no cursor."""
     place = place_of(after)
     found: list[StoredEvent] = []
-    while len(found) < limit:
+    while len(found) < limit and sum(map(event_size, found)) < PAGE_BYTES:
         asked = b"%d" % min(limit - len(found), PIECE)
         last, *lines = await read("feed", place, asked)
         if last is None:

@@ -6,6 +6,8 @@ import hashlib
 from importlib import resources
 from typing import Final, NamedTuple
 
+from maitred.server.stores.values import PAGE_BYTES
+
 _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "adopt": (),
     "bury": ("write",),
@@ -51,6 +53,7 @@ def _load() -> dict[str, Script]:
         source = b"\n".join(
             (folder / f"{part}.lua").read_bytes() for part in ("keys", *parts, name)
         )
+        source = b"local PAGE_BYTES = %d\n" % PAGE_BYTES + source
         sha = hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
         found[name] = Script(name, sha, source)
     return found

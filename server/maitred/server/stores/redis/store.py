@@ -307,7 +307,7 @@ class RedisStore:
         """List aggregates, newest first."""
         selecting = head_filter_arguments(where)
         lines = await read_lines(
-            self._read, "list_heads", [b"%02d" % kind], after, limit, selecting
+            self._read, "list_heads", [b"%02d" % kind], after, limit, selecting, body=2
         )
         return [
             Head(Ref(kind, id.decode()), int(version), body, int(position))
@@ -326,7 +326,9 @@ class RedisStore:
         """List projection rows in order of their first writing."""
         order = b"1" if newest_first else b"0"
         rest = [order, *row_filter_arguments(where)]
-        lines = await read_lines(self._read, "list_rows", [b"%d" % table], after, limit, rest)
+        lines = await read_lines(
+            self._read, "list_rows", [b"%d" % table], after, limit, rest, body=7
+        )
         return [row_of(line) for line in lines]
 
     async def feed(self, after: bytes, limit: int) -> list[StoredEvent]:

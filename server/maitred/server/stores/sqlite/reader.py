@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from maitred.server.stores.base import (
@@ -25,6 +27,7 @@ from maitred.server.stores.outcomes import decode_labels
 from maitred.server.stores.sqlite.connection import translate
 from maitred.server.stores.sqlite.listing import heads_query, rows_query
 from maitred.server.stores.sqlite.sql import SQL
+from maitred.server.stores.values import PAGE_BYTES, body_size, event_size, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -160,15 +163,27 @@ def read_events(
         parameters += changes
     order = "DESC" if newest_first else "ASC"
     statement = SQL["events_of"].format(changes=chosen, order=order)
-    rows = connection.execute(statement, parameters).fetchall()
-    found = [event(ref, row[0], row[1], row[3:]) for row in rows if row[3] is not None]
-    if rows and changes is None and limit > 0:
-        version, _, tombstone = rows[0][:3]
+    with closing(connection.execute(statement, parameters)) as rows:
+        first_row = rows.fetchone()
+        if first_row is None:
+            return []
+        found = page_of(
+            (
+                event(ref, row[0], row[1], row[3:])
+                for row in chain((first_row,), rows)
+                if row[3] is not None
+            ),
+            event_size,
+        )
+    if changes is None and limit > 0:
+        version, _, tombstone = first_row[:3]
         # The only event of a tombstone is its newest.
         first = version if tombstone else 1
         last = version if before is None else min(version, before - 1)
         expected = range(max(after + 1, first), last + 1)
         expected = expected[::-1][:limit] if newest_first else expected[:limit]
+        if sum(map(event_size, found)) >= PAGE_BYTES:
+            expected = expected[: len(found)]
         if [entry.version for entry in found] != list(expected):
             raise CorruptData(f"events of {ref.kind.name.lower()} {ref.id} are missing in the log")
     return found
@@ -176,8 +191,10 @@ def read_events(
 
 def read_feed(connection: sqlite3.Connection, after: bytes, limit: int) -> list[StoredEvent]:
     """Read a page of the log of all aggregates."""
-    rows = connection.execute(SQL["feed"], (position_of(after), limit)).fetchall()
-    return [event(Ref(Kind(row[0]), row[1]), row[2], row[3], row[4:]) for row in rows]
+    with closing(connection.execute(SQL["feed"], (position_of(after), limit))) as rows:
+        return page_of(
+            (event(Ref(Kind(row[0]), row[1]), row[2], row[3], row[4:]) for row in rows), event_size
+        )
 
 
 def read_heads(
@@ -185,10 +202,14 @@ def read_heads(
 ) -> list[Head]:
     """Read a page of a listing of aggregates."""
     statement, parameters = heads_query(connection, kind, where, after, limit)
-    return [
-        Head(Ref(kind, name), version, body, position)
-        for position, name, version, body in connection.execute(statement, parameters)
-    ]
+    with closing(connection.execute(statement, parameters)) as rows:
+        return page_of(
+            (
+                Head(Ref(kind, name), version, body, position)
+                for position, name, version, body in rows
+            ),
+            body_size,
+        )
 
 
 def read_rows(
@@ -202,12 +223,13 @@ def read_rows(
 ) -> list[Row]:
     """Read a page of a projection; of all of them where `table` is None."""
     statement, parameters = rows_query(table, where, after, limit, newest_first=newest_first)
-    return [
-        Row(Table(tab), key, Ref(Kind(kind), name), created, body, status, flag, position)
-        for position, tab, key, kind, name, created, status, flag, body in connection.execute(
-            statement, parameters
+    with closing(connection.execute(statement, parameters)) as found:
+        rows = (
+            Row(Table(tab), key, Ref(Kind(kind), name), created, body, status, flag, position)
+            for position, tab, key, kind, name, created, status, flag, body in found
         )
-    ]
+        # All of an aggregate's go into its record.
+        return list(rows) if table is None else page_of(rows, body_size)
 
 
 def read_record(connection: sqlite3.Connection, ref: Ref, after: int) -> Record | None:

@@ -24,9 +24,9 @@ if newest then
   from, to, step = high, low, -1
 end
 
-local answer = {false}
+local answer, held = {false}, 0
 for number = from, to, step do
-  if walk == 0 or #answer > limit then
+  if walk == 0 or #answer > limit or held >= PAGE_BYTES then
     answer[1] = digits(number)
     break
   end
@@ -35,14 +35,15 @@ for number = from, to, step do
   if changes then
     local event = unpack_event(call('HGET', log_key(ref), name) or '')
     if event and changes[event[6]] then
-      answer[#answer + 1] = read_event(ref, name)
+      event = read_event(ref, name)
+      answer[#answer + 1], held = event, held + event_bytes(event)
     end
   else
     local event = read_event(ref, name)
     if not event then
       return damaged(ref, name)
     end
-    answer[#answer + 1] = event
+    answer[#answer + 1], held = event, held + event_bytes(event)
   end
 end
 return answer

@@ -32,7 +32,8 @@ local function accept(id, position)
   local head = call('HMGET', key, 'v', 'n', 'u', 'f')
   if (customer ~= '=' or head[3] == '') and (attention ~= '=0' or head[4] == '0')
     and (from == '' or head[2] >= from) and (before == '' or head[2] < before) then
-    return {id, head[1], call('HGET', key, 'b'), position}
+    local body = call('HGET', key, 'b')
+    return {id, head[1], body, position}, #body
   end
 end
 
@@ -52,13 +53,16 @@ if from ~= '' or before ~= '' then
       end
     end
     in_order(page, true)
-    local answer = {false}
+    local answer, held = {false}, 0
     for _, entry in ipairs(page) do
-      if #answer > limit then
+      if #answer > limit or held >= PAGE_BYTES then
         break
       end
       if in_groups(groups, nil, entry[1]) then
-        answer[#answer + 1] = accept(entry[1], digits(entry[2]))
+        local line, bytes = accept(entry[1], digits(entry[2]))
+        if line then
+          answer[#answer + 1], held = line, held + bytes
+        end
       end
     end
     return answer

@@ -23,7 +23,7 @@ local function accept(key)
   local row = read_row(tab, key)
   if (flag ~= '0' or row[7] == '0') and (from == '' or row[5] >= from)
     and (before == '' or row[5] < before) then
-    return row
+    return row, #row[8]
   end
 end
 
@@ -43,11 +43,14 @@ for _ = 1, count do
   end
 end
 in_order(page, newest)
-local answer = {false}
+local answer, held = {false}, 0
 for _, entry in ipairs(page) do
-  if #answer > limit then
+  if #answer > limit or held >= PAGE_BYTES then
     break
   end
-  answer[#answer + 1] = accept(entry[1])
+  local line, bytes = accept(entry[1])
+  if line then
+    answer[#answer + 1], held = line, held + bytes
+  end
 end
 return answer

@@ -16,6 +16,11 @@ local function read_event(ref, version)
   return event
 end
 
+-- What a page is bounded in: facts and personal part.
+local function event_bytes(event)
+  return #event[8] + (event[10] and #event[10] or 0)
+end
+
 local function damaged(ref, version)
   return redis.error_reply('DAMAGED event ' .. version .. ' of ' .. ref .. ' is missing')
 end

@@ -65,25 +65,29 @@ local function in_order(page, newest)
   end)
 end
 
--- Answers where to go on, or nothing at the end; then what `accept` made of the members.
+-- Answers where to go on, or nothing at the end; then what `accept` made of the members: a line and
+-- its bytes.
 local function walk(groups, newest, after, limit, accept)
   local best = smallest(groups)
   local size = math.min(math.max(limit, 20), 200)
-  local answer, walked = {false}, 0
+  local answer, walked, held = {false}, 0, 0
   while true do
     local page = next_page(best, newest, after, size)
     local more = #page >= size
     in_order(page, newest)
     for number = 1, math.min(#page, size) do
       local member, position = page[number][1], page[number][2]
-      if #answer > limit then
+      if #answer > limit or held >= PAGE_BYTES then
         answer[1] = after
         return answer
       end
       walked = walked + 1
       after = digits(position)
       if in_groups(groups, best, member) then
-        answer[#answer + 1] = accept(member, after)
+        local line, bytes = accept(member, after)
+        if line then
+          answer[#answer + 1], held = line, held + bytes
+        end
       end
     end
     if not more then
