@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -84,7 +84,7 @@ async def first_of(call: Any) -> Any:
     return message
 
 
-STREAMS = {
+STREAMS: dict[str, Callable[..., Any]] = {
     "everything": watch_events,
     "filtered": lambda wire, **fields: watch_events(wire, changes=["session_closed"], **fields),
     "payment": watch_payment,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from maitred.server.stores.base import (
+    PAGE_BYTES,
     SECRET_BYTES,
     Commit,
     HeadFilter,
@@ -144,6 +145,40 @@ class ReadContract(ContractBase):
         assert refs[3] not in await _heads(store, HeadFilter(labels=(("table", "3"),)))
         assert refs[3] not in await _heads(store, HeadFilter(statuses=(0,)))
         assert await store.count(Kind.SESSION) == len(left)
+
+    async def test_pages_end_early_in_bytes(self, store: Store) -> None:
+        """However much is asked for, a page holds PAGE_BYTES before its last entry, and goes on."""
+        big, half = PAGE_BYTES // 2 - 1000, b"p" * (PAGE_BYTES // 4)
+        ref = new_ref()
+        for base in range(7):
+            facts = new_append(ref, base, facts=bytes(big - len(half)), personal=half)
+            row = new_row(Table.ORDERS, ref, body=bytes(big))
+            await put(store, Commit((facts,), rows=(row,)))
+        refs = [new_ref() for _ in range(5)]
+        for each in refs:
+            await put(store, new_commit(each, 0, body=bytes(big)))
+
+        for newest_first in (False, True):
+            page = await store.events(ref, 0, 50, newest_first=newest_first)
+            assert len(page) == 3
+            chosen = await store.events(ref, 0, 50, changes=(1,), newest_first=newest_first)
+            assert [event.version for event in chosen] == [event.version for event in page]
+            rows = await store.list_rows(
+                Table.ORDERS, RowFilter(ref=ref), None, 50, newest_first=newest_first
+            )
+            assert len(rows) == 3
+        assert len(await store.feed(b"", 50)) == 3
+        assert len(await store.list_heads(Kind.SESSION, _ALL, None, 50)) == 3
+        assert len(await store.list_heads(Kind.SESSION, HeadFilter(statuses=(0, 1)), None, 50)) == 3
+        versions: list[int] = []
+        while page := await store.events(ref, len(versions), 50):
+            versions += [event.version for event in page]
+        assert versions == list(range(1, 8))
+        keys, cursor, heads = await _keys(store, RowFilter(ref=ref), limit=50), b"", 0
+        while feed := await store.feed(cursor, 50):
+            cursor, heads = feed[-1].cursor, heads + len(feed)
+        assert (len(keys), heads) == (7, 12)
+        assert set(await _heads(store, _ALL, limit=50)) == {ref, *refs}
 
     async def test_the_secret_stays_and_can_be_adopted(self, store: Store) -> None:
         """All openings of the same data have one secret, and a copy takes over its source's."""
