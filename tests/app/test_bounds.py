@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
-from tests.app.conftest import FILES, Serve
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from tests.app.conftest import FILES, Serve, empty_handlers
 
 from buf.validate import validate_pb2
+from maitred.server.app.adapter import GrpcAdapter
+from maitred.server.app.auth import Authenticator
 from maitred.server.app.methods import DEFAULT_MAX_REQUEST_BYTES
+from maitred.server.engine.call import Actor
+from maitred.server.engine.wire import varint
 from maitred.v1 import common_pb2, conversation_pb2, menu_pb2, session_pb2
 
 RPCS: list[MethodDescriptor] = [
@@ -176,3 +182,104 @@ def test_both_floods_are_what_they_seem() -> None:
     menu = menu_pb2.PutMenuRequest.FromString(b"\x0a\x06" + b"\x32\x00" * 3)
 
     assert (len(turn.messages), len(menu.menu.modifiers)) == (3, 3)
+
+
+# --- what the contract does not know --------------------------------------------------------------
+
+_UNKNOWN = b"\xf2\x3e\x064242 4"
+"""Field 1006, a text."""
+
+
+def _stuffed(message: Message, depth: int = 0) -> bytes:
+    """Serialise a message with something unknown in it and in every message within."""
+    data = b""
+    fields: Any = message.DESCRIPTOR.fields
+    for field in fields:
+        inner = field.message_type
+        if inner is None or depth > 18:
+            continue
+        if inner.GetOptions().map_entry:
+            value = inner.fields_by_name["value"]
+            content = b"\x0a\x01k"
+            if value.message_type is not None:
+                content += _wrapped(value, GetMessageClass(value.message_type)(), depth)
+            content += _UNKNOWN
+            data += _prefix(field.number, content)
+        else:
+            data += _wrapped(field, GetMessageClass(inner)(), depth)
+    return data + _UNKNOWN
+
+
+def _wrapped(field: FieldDescriptor, message: Message, depth: int) -> bytes:
+    return _prefix(field.number, _stuffed(message, depth + 1))
+
+
+def _prefix(number: int, content: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+@pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: rpc.name)
+def test_unknown_fields_are_discarded_at_every_depth(rpc: MethodDescriptor) -> None:
+    """Nothing that the contract does not know reaches a handler, wherever it was put."""
+    kind = GetMessageClass(rpc.input_type)
+    raw = _stuffed(kind())
+    services = {
+        service: [empty_handlers(service)]
+        for file in FILES
+        for service in file.DESCRIPTOR.services_by_name.values()
+    }
+    adapter = GrpcAdapter(services, Authenticator(None), validate=lambda _message: [])
+    method = adapter.methods[f"{rpc.containing_service.full_name}/{rpc.name}"]
+
+    request = adapter._decode(method, raw, Actor("somebody", common_pb2.ROLE_ADMIN))
+
+    assert b"4242 4" in kind.FromString(raw).SerializeToString()
+    assert b"4242 4" not in request.SerializeToString()
+
+
+# --- texts ----------------------------------------------------------------------------------------
+
+IDS = {
+    *["session_id", "request_id", "menu_id", "customer_id", "payment_id", "item_id", "modifier_id"],
+    *["item_ids", "popular_item_ids", "session_ids", "channel_type", "channel_identifier"],
+    *["message_id", "currency", "page_token", "resume_token", "changes"],
+}
+"""Fields that name something. What they hold is never read as free text."""
+SOUGHT = {
+    *["FindItemsRequest.query", "FindItemsRequest.section", "FindItemsRequest.tags"],
+    *["RecommendRequest.preference", "ListSessionsRequest.labels", "BackupRequest.path"],
+    *["UpdateSessionRequest.remove_labels", "UpdateSessionRequest.remove_attributes"],
+    *["UpdateSessionRequest.update_mask", "UpdateContextRequest.remove_entities"],
+    *["SetItemAvailabilityRequest.item"],
+}
+"""Fields that something is looked for by, and that nobody keeps."""
+KEPT = {
+    *["CreateSessionRequest.labels", "CreateSessionRequest.attributes"],
+    *["UpdateSessionRequest.labels", "UpdateSessionRequest.attributes"],
+    *["ResetSessionRequest.reason", "CloseSessionRequest.reason", "DeleteSessionRequest.reason"],
+    *["NewMessage.text", "NewMessage.name", "UpdateContextRequest.topic", "IntentList.intents"],
+    *["UpdateContextRequest.entities", "Menu.title", "MenuItem.name", "MenuItem.section"],
+    *["MenuItem.description", "MenuItem.tags", "MenuModifier.name", "MenuPreference.name"],
+    *["AddItemRequest.item", "AddItemRequest.modifiers", "AddItemRequest.note"],
+    *["VoidLineRequest.reason", "AdjustBalanceRequest.reason", "CancelPaymentRequest.reason"],
+    *["CompletePaymentRequest.reason", "RefundPaymentRequest.reason"],
+    *["ReconcilePaymentRequest.reason"],
+}
+"""Fields that hold free text, which the domain reads for card numbers."""
+
+
+def test_every_text_is_an_id_or_is_read_for_cards() -> None:
+    """Whoever adds a text to a request says what it is, and reads it for cards if it is kept."""
+    texts = set()
+    seen: set[str] = set()
+    for rpc in RPCS:
+        for field in _fields(rpc.input_type, seen):
+            inner = field.message_type
+            holds_text = field.type == FieldDescriptor.TYPE_STRING or (
+                inner is not None
+                and (inner.GetOptions().map_entry or inner.name in {"Struct", "FieldMask"})
+            )
+            if holds_text and field.name not in IDS:
+                texts.add(field.full_name.removeprefix("maitred.v1."))
+
+    assert texts == SOUGHT | KEPT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -136,6 +137,48 @@ def test_a_card_as_a_number_is_refused() -> None:
 
     with pytest.raises(CardNumberRefused):
         text.free_data(data, "attributes")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"4242-4242-4242-4242": 1},
+        {"deep": {"4242.4242.4242.4242": None}},
+        {"list": [4242, 4242, 4242, 4242]},
+        {"list": ["4242", "4242", "4242", "4242"]},
+        {"list": [int(digit) for digit in "4242424242424242"]},
+        {"n": -4242424242424242},
+        {"n": ["x", 4242424242424242]},
+    ],
+)
+def test_cards_are_found_anywhere_in_free_data(data: dict[str, Any]) -> None:
+    """Keys, numbers and what is spread over the items of a list are read as well."""
+    given_data = Struct()
+    given_data.update(data)
+
+    with pytest.raises(CardNumberRefused):
+        text.free_data(given_data, "attributes")
+
+
+@pytest.mark.parametrize("value", [2**53, 2**53 + 1, -(2**53), 10**18, 1e300])
+def test_integers_are_exact(value: float) -> None:
+    """An integer that a double may have rounded is refused, with the path of its field."""
+    data = Struct()
+    data.update({"a": [{"b": value}]})
+
+    with pytest.raises(InvalidField) as error:
+        text.free_data(data, "attributes")
+
+    assert error.value.violations[0][:2] == ("attributes.a[0].b", "number.exact")
+
+
+@pytest.mark.parametrize("value", [2**53 - 1, -(2**53 - 1), 0.1, 4503599627370497.5, 1e-300])
+def test_exact_numbers_are_kept(value: float) -> None:
+    """What every client reads as it was written stays."""
+    data = Struct()
+    data.update({"n": value})
+
+    assert text.free_data(data, "attributes")["n"] == value
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

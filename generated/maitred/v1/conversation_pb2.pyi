@@ -94,7 +94,9 @@ class NewMessage(_message.Message):
     role: _state_pb2.MessageRole.ValueType
     """Who speaks."""
     text: _builtins.str
-    """The text. Control characters are dropped; a card number is masked to its last four digits."""
+    """The text. Control characters are dropped; a card number, however it is written, is masked to its
+    last four digits, and a text full of them keeps no digit.
+    """
     name: _builtins.str
     """Name of the tool or of the speaker, where the role alone does not tell."""
     def __init__(

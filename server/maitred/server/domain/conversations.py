@@ -112,10 +112,12 @@ def update_context(session: Session, request: UpdateContextRequest) -> Event | N
         after.topic = text.note(request.topic, "topic")
     if request.HasField("intents"):
         after.ClearField("intents")
+        check = text.CardCheck()
         after.intents.extend(
-            text.note(intent, f"intents.intents[{at}]")
+            check.add(text.clean(intent), f"intents.intents[{at}]", near=at > 0)
             for at, intent in enumerate(request.intents.intents)
         )
+        check.refuse()
     _set_entities(after, request)
     text.require_size(after.ByteSize(), "entities")
     if after == before:

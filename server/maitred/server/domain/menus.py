@@ -58,9 +58,10 @@ def put(
     problems.unique((fold(p.name) for p in after.preferences), "menu.preferences", "name")
     for at, preference in enumerate(after.preferences):
         field = f"menu.preferences[{at}]"
-        text.name(preference.name, f"{field}.name")
+        problems.name(preference.name, f"{field}.name")
         problems.known(preference.item_ids, ids, f"{field}.item_ids")
     problems.known(after.popular_item_ids, ids, "menu.popular_item_ids")
+    problems.cards.refuse()
     problems.refuse()
     _keep_marks(after, before if marks != MARK_POLICY_REPLACE else None)
     if before is not None and _content(before) == after:
@@ -103,6 +104,8 @@ class Catalog:
             return found[0]
         metadata = {"item": wanted, "menu_id": self.menu.menu_id}
         if not found:
+            # An id may be any number, but what is no id must not be repeated in an error.
+            text.name(wanted, "item")
             raise ItemNotFound(f"the menu has no {wanted!r}", metadata=metadata)
         fitting = candidates([item.item_id for item in found])
         raise ItemAmbiguous(
@@ -123,6 +126,7 @@ class Catalog:
             return found[0]
         metadata = {"modifier": wanted, "item": item.item_id}
         if not found:
+            text.name(wanted, "modifiers")
             raise ModifierNotFound(f"{item.name!r} cannot be had {wanted!r}", metadata=metadata)
         fitting = candidates([each.modifier_id for each in found])
         raise ModifierAmbiguous(
@@ -180,10 +184,18 @@ class _Problems:
 
     def __init__(self) -> None:
         self._violations: list[Violation] = []
+        self.cards = text.CardCheck()
 
     def add(self, field: str, rule: str, description: str) -> None:
         """Note one problem."""
         self._violations.append(Violation(field, rule, description))
+
+    def name(self, value: str, field: str, *, near: bool = False) -> None:
+        """Take a name in, which must be of one line.
+
+        Raises: InvalidField.
+        """
+        self.cards.add(text.line(value, field), field, near=near)
 
     def unique(self, values: Iterable[str], field: str, part: str) -> None:
         """Note every value that stands twice."""
@@ -221,11 +233,11 @@ class _Problems:
 
 def _check_item(item: MenuItem, currency: str, field: str, problems: _Problems) -> None:
     text.identifier(item.item_id, f"{field}.item_id")
-    text.name(item.name, f"{field}.name")
-    text.name(item.section, f"{field}.section")
-    item.description = text.note(item.description, f"{field}.description")
+    problems.name(item.name, f"{field}.name")
+    problems.name(item.section, f"{field}.section")
+    item.description = problems.cards.add(text.clean(item.description), f"{field}.description")
     for at, tag in enumerate(item.tags):
-        text.name(tag, f"{field}.tags[{at}]")
+        problems.name(tag, f"{field}.tags[{at}]", near=at > 0)
     problems.price(item.price, currency, f"{field}.price")
     _check_modifiers(item.modifiers, currency, f"{field}.modifiers", problems)
 
@@ -238,7 +250,7 @@ def _check_modifiers(
     problems.shadowed(named, field, "modifier_id")
     for at, modifier in enumerate(modifiers):
         text.identifier(modifier.modifier_id, f"{field}[{at}].modifier_id")
-        text.name(modifier.name, f"{field}[{at}].name")
+        problems.name(modifier.name, f"{field}[{at}].name")
         if modifier.HasField("price"):
             problems.price(modifier.price, currency, f"{field}[{at}].price")
 

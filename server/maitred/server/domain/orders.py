@@ -201,7 +201,8 @@ def _write_menu_line(
     line: OrderLine, request: AddItemRequest, catalog: Catalog | None, currency: str
 ) -> int:
     """Fill in what the menu says; answers the price of one piece, modifiers included."""
-    wanted = text.name(request.item, "item")
+    # Whether a card or not: it is looked up and not kept, and an id may be any number.
+    wanted = text.line(request.item, "item")
     if catalog is None:
         raise MenuNotFound("the session has no menu")
     menu = catalog.menu
@@ -214,7 +215,7 @@ def _write_menu_line(
     if item.sold_out:
         raise ItemSoldOut(f"{item.name!r} is sold out", metadata={"item": item.name})
     modifiers = [
-        catalog.find_modifier(item, text.name(name, f"modifiers[{at}]"))
+        catalog.find_modifier(item, text.line(name, f"modifiers[{at}]"))
         for at, name in enumerate(request.modifiers)
     ]
     line.item_id = item.item_id

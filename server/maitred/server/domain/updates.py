@@ -58,8 +58,11 @@ def labels(given: dict[str, str]) -> dict[str, str]:
     """
     if len(given) > MAX_LABELS:
         raise _invalid("labels", f"must not exceed {MAX_LABELS}")
+    check = text.CardCheck()
     for key, value in given.items():
-        text.name(value, f"labels[{key!r}]")
+        check.add(key, "labels")
+        check.add(text.line(value, f"labels[{key!r}]"), f"labels[{key!r}]")
+    check.refuse()
     return given
 
 
