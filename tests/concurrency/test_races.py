@@ -14,7 +14,14 @@ from tests.concurrency.conftest import Bar
 from tests.support.bar import ITEMS, add, new_guest, session, turn
 from tests.support.wire import Failure, Wire
 
-from maitred.v1 import admin_pb2, conversation_pb2, order_pb2, payment_pb2, session_pb2
+from maitred.v1 import (
+    admin_pb2,
+    conversation_pb2,
+    order_pb2,
+    payment_pb2,
+    session_pb2,
+    state_pb2,
+)
 
 ADD, TURN = "OrderService/AddItem", "ConversationService/RecordTurn"
 BEER = ITEMS["beer"][1]
@@ -160,7 +167,7 @@ async def test_a_session_asked_for_many_times_at_once_is_created_once(bar: Bar) 
 
 
 async def test_a_chat_message_delivered_many_times_at_once_is_one_turn(bar: Bar) -> None:
-    """A redelivery gets the first turn's event, replayed, although nothing else is the same."""
+    """A redelivery gets the first turn's event, replayed, although the answer is never the same."""
     guest = await new_guest(bar.wire)
     message_id = uuid.uuid4().hex
     replies = await asyncio.gather(
@@ -189,8 +196,9 @@ async def test_a_chat_message_belongs_to_one_session(bar: Bar) -> None:
     assert [each.metadata["session_id"] for each in refused] == winners
 
 
-def _inbound(guest: str, message_id: str, text: str) -> conversation_pb2.RecordTurnRequest:
-    request = turn(guest, text)
+def _inbound(guest: str, message_id: str, answer: str) -> conversation_pb2.RecordTurnRequest:
+    request = turn(guest)
+    request.messages.add(role=state_pb2.MESSAGE_ROLE_ASSISTANT, text=answer)
     request.inbound.channel_type = "whatsapp"
     request.inbound.channel_identifier = "+4912345"
     request.inbound.message_id = message_id

@@ -167,18 +167,6 @@ def test_an_inbound_address_may_look_like_a_card(log: Any) -> None:
         conversations.record_turn(log.session, request)
 
 
-def test_keys_of_inbound_messages_do_not_collide() -> None:
-    """Two different messages never share a key, wherever a separator stands."""
-    keys = {
-        conversations.inbound_key(
-            InboundMessage(channel_type="sms", channel_identifier=address, message_id=message)
-        )
-        for address, message in [("a|b", "c"), ("a", "b|c"), ("a%7Cb", "c")]
-    }
-
-    assert len(keys) == 3
-
-
 @given(
     st.sampled_from(Phase.values()),
     st.integers(0, 4),

@@ -200,7 +200,9 @@ async def test_replay_comes_before_expiry(engine: Engine, clock: ManualClock) ->
     again = await engine.execute(turn(request_id="r1"), AGENT)
 
     assert again.replayed
-    assert again.version == 2
+    assert again.parsed_event().version == 2  # type: ignore[union-attr]
+    # The state beside it is what a read shows now.
+    assert Session.FromString(again.body).status == SESSION_STATUS_EXPIRED
 
 
 async def test_time_never_goes_back_within_an_aggregate(engine: Engine, clock: ManualClock) -> None:

@@ -103,15 +103,43 @@ async def test_a_card_number_never_reaches_the_log(guest: Guest) -> None:
 
 
 async def test_a_redelivered_message_gets_the_first_turn(guest: Guest) -> None:
-    """Whatever the second try would have said, also concurrently."""
+    """Whatever the agent would have answered this time, also concurrently."""
     inbound = uuid.uuid4().hex
-    replies = await asyncio.gather(
-        *(guest.turn(f"try {number}", message_id=inbound) for number in range(4))
-    )
+    tries = [guest.request("hi", message_id=inbound) for _ in range(4)]
+    for number, each in enumerate(tries):
+        each.messages.add(role=MESSAGE_ROLE_ASSISTANT, text=f"try {number}")
+    replies = await asyncio.gather(*map(guest.service.RecordTurn, tries))
 
     assert sorted(reply.replayed for reply in replies) == [False, True, True, True]
     assert len({reply.event.SerializeToString(deterministic=True) for reply in replies}) == 1
     assert replies[0].session.conversation.turn_count == 1
+
+
+async def test_an_edited_message_is_no_redelivery(guest: Guest) -> None:
+    """It is refused with the way to record it, and then recorded, once."""
+    inbound = uuid.uuid4().hex
+    first = await guest.turn("two beers", message_id=inbound)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await guest.turn("three beers", message_id=inbound)
+    info = reason_on_wire(error.value)
+    assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert info is not None
+    assert info.reason == "INBOUND_MESSAGE_TAKEN"
+    assert dict(info.metadata) == {
+        "session_id": guest.id,
+        "version": str(first.event.version),
+    }
+    assert "inbound.revision" in (error.value.details() or "")
+    edit = guest.request("three beers", message_id=inbound)
+    edit.inbound.revision = "edit-1"
+    recorded = [await guest.service.RecordTurn(edit) for _ in range(2)]
+
+    assert [reply.replayed for reply in recorded] == [False, True]
+    assert recorded[1].event == recorded[0].event
+    assert recorded[0].event.turn_recorded.inbound.revision == "edit-1"
+    assert await guest.messages() == [["two beers", "three beers"]]
+    again = await guest.turn("two beers", message_id=inbound)
+    assert (again.replayed, again.event) == (True, first.event)
 
 
 async def test_a_redelivery_is_answered_after_the_end(guest: Guest) -> None:

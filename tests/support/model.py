@@ -116,11 +116,15 @@ class Model:
         late = self.now() >= self.expires_s * NS
         return self.status == "ACTIVE" and late and not self.tab and not self.unsettled()
 
-    def begin(self) -> None:
-        """Refuse an ended session, and end one whose time is over."""
+    def expire(self) -> None:
+        """End a session whose time is over: nobody is shown it as active."""
         if self.overdue():
             self.event(alive=False)
             self.status = "EXPIRED"
+
+    def begin(self) -> None:
+        """Refuse an ended session, and end one whose time is over."""
+        self.expire()
         if self.status != "ACTIVE":
             raise Refused(f"SESSION_{self.status}")
 

@@ -96,7 +96,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LOCK_TIMEOUT: _ErrorReason.ValueType  # 25
     """The session was busy for longer than a command may wait."""
     ERROR_REASON_INBOUND_MESSAGE_TAKEN: _ErrorReason.ValueType  # 26
-    """Somebody else's turn owns this inbound message."""
+    """This inbound message was recorded before, in another session or with other words. An edit
+    is recorded under a revision of its own.
+    """
     ERROR_REASON_VERSION_OUT_OF_RANGE: _ErrorReason.ValueType  # 27
     """The version asked for is not in the log."""
     ERROR_REASON_MENU_NOT_FOUND: _ErrorReason.ValueType  # 30
@@ -218,7 +220,9 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 24
 ERROR_REASON_LOCK_TIMEOUT: ErrorReason.ValueType  # 25
 """The session was busy for longer than a command may wait."""
 ERROR_REASON_INBOUND_MESSAGE_TAKEN: ErrorReason.ValueType  # 26
-"""Somebody else's turn owns this inbound message."""
+"""This inbound message was recorded before, in another session or with other words. An edit
+is recorded under a revision of its own.
+"""
 ERROR_REASON_VERSION_OUT_OF_RANGE: ErrorReason.ValueType  # 27
 """The version asked for is not in the log."""
 ERROR_REASON_MENU_NOT_FOUND: ErrorReason.ValueType  # 30

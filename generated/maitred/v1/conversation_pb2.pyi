@@ -37,7 +37,9 @@ class RecordTurnRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -228,7 +230,9 @@ class UpdateContextRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -302,7 +306,9 @@ class UpdateContextResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -333,7 +339,9 @@ class ResetPhaseRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -385,7 +393,9 @@ class ResetPhaseResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,

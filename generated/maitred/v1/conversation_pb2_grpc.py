@@ -63,7 +63,9 @@ class ConversationServiceServicer(object):
 
     def RecordTurn(self, request, context):
         """RecordTurn closes a turn: stores its messages and moves the phase on, in one event. A chat
-        message that was delivered twice (see `inbound`) yields the first turn's event, replayed.
+        message that was delivered twice (see `inbound`) yields the first turn's event, replayed,
+        whatever the agent would have answered this time. With other words of the guest's it is refused
+        as INBOUND_MESSAGE_TAKEN: an edit says so in `inbound.revision`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -18,7 +18,9 @@ class ConversationServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordTurn: _aio.UnaryUnaryMultiCallable[_conversation_pb2.RecordTurnRequest, _conversation_pb2.RecordTurnResponse]
     """RecordTurn closes a turn: stores its messages and moves the phase on, in one event. A chat
-    message that was delivered twice (see `inbound`) yields the first turn's event, replayed.
+    message that was delivered twice (see `inbound`) yields the first turn's event, replayed,
+    whatever the agent would have answered this time. With other words of the guest's it is refused
+    as INBOUND_MESSAGE_TAKEN: an edit says so in `inbound.revision`.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversation_pb2.ListMessagesRequest, _conversation_pb2.ListMessagesResponse]
     """ListMessages reads the messages of a session, oldest or newest first."""
@@ -37,7 +39,9 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_pb2.RecordTurnRequest, _abc.Awaitable[_conversation_pb2.RecordTurnResponse]],
     ) -> _abc.Awaitable[_conversation_pb2.RecordTurnResponse]:
         """RecordTurn closes a turn: stores its messages and moves the phase on, in one event. A chat
-        message that was delivered twice (see `inbound`) yields the first turn's event, replayed.
+        message that was delivered twice (see `inbound`) yields the first turn's event, replayed,
+        whatever the agent would have answered this time. With other words of the guest's it is refused
+        as INBOUND_MESSAGE_TAKEN: an edit says so in `inbound.revision`.
         """
 
     @_abc_1.abstractmethod

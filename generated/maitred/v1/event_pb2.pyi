@@ -44,6 +44,8 @@ class Event(_message.Message):
     SESSION_CLOSED_FIELD_NUMBER: _builtins.int
     SESSION_DELETED_FIELD_NUMBER: _builtins.int
     ATTENTION_CHANGED_FIELD_NUMBER: _builtins.int
+    VISIT_STARTED_FIELD_NUMBER: _builtins.int
+    REQUEST_RECORDED_FIELD_NUMBER: _builtins.int
     TURN_RECORDED_FIELD_NUMBER: _builtins.int
     CONTEXT_UPDATED_FIELD_NUMBER: _builtins.int
     PHASE_RESET_FIELD_NUMBER: _builtins.int
@@ -116,6 +118,14 @@ class Event(_message.Message):
     @_builtins.property
     def attention_changed(self) -> Global___AttentionChanged:
         """A person should look, or need not any more."""
+
+    @_builtins.property
+    def visit_started(self) -> Global___VisitStarted:
+        """A new visit began under the id of a session that had ended."""
+
+    @_builtins.property
+    def request_recorded(self) -> Global___RequestRecorded:
+        """A request with a request_id found what it asked for already; nothing changed but the version."""
 
     @_builtins.property
     def turn_recorded(self) -> Global___TurnRecorded:
@@ -227,6 +237,8 @@ class Event(_message.Message):
         session_closed: Global___SessionClosed | None = ...,
         session_deleted: Global___SessionDeleted | None = ...,
         attention_changed: Global___AttentionChanged | None = ...,
+        visit_started: Global___VisitStarted | None = ...,
+        request_recorded: Global___RequestRecorded | None = ...,
         turn_recorded: Global___TurnRecorded | None = ...,
         context_updated: Global___ContextUpdated | None = ...,
         phase_reset: Global___PhaseReset | None = ...,
@@ -251,11 +263,11 @@ class Event(_message.Message):
         menu_put: Global___MenuPut | None = ...,
         item_availability_changed: Global___ItemAvailabilityChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attention_changed", b"attention_changed", "balance_adjusted", b"balance_adjusted", "change", b"change", "context_updated", b"context_updated", "expires_at", b"expires_at", "item_availability_changed", b"item_availability_changed", "line_added", b"line_added", "line_removed", b"line_removed", "line_voided", b"line_voided", "menu_put", b"menu_put", "order_cleared", b"order_cleared", "order_placed", b"order_placed", "payment_cancel_requested", b"payment_cancel_requested", "payment_canceled", b"payment_canceled", "payment_expired", b"payment_expired", "payment_failed", b"payment_failed", "payment_flagged", b"payment_flagged", "payment_opened", b"payment_opened", "payment_outcome_unknown", b"payment_outcome_unknown", "payment_processing", b"payment_processing", "payment_refunded", b"payment_refunded", "payment_requested", b"payment_requested", "payment_succeeded", b"payment_succeeded", "phase_reset", b"phase_reset", "session_closed", b"session_closed", "session_created", b"session_created", "session_deleted", b"session_deleted", "session_expired", b"session_expired", "session_extended", b"session_extended", "session_reset", b"session_reset", "session_updated", b"session_updated", "time", b"time", "tip_set", b"tip_set", "turn_recorded", b"turn_recorded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attention_changed", b"attention_changed", "balance_adjusted", b"balance_adjusted", "change", b"change", "context_updated", b"context_updated", "expires_at", b"expires_at", "item_availability_changed", b"item_availability_changed", "line_added", b"line_added", "line_removed", b"line_removed", "line_voided", b"line_voided", "menu_put", b"menu_put", "order_cleared", b"order_cleared", "order_placed", b"order_placed", "payment_cancel_requested", b"payment_cancel_requested", "payment_canceled", b"payment_canceled", "payment_expired", b"payment_expired", "payment_failed", b"payment_failed", "payment_flagged", b"payment_flagged", "payment_opened", b"payment_opened", "payment_outcome_unknown", b"payment_outcome_unknown", "payment_processing", b"payment_processing", "payment_refunded", b"payment_refunded", "payment_requested", b"payment_requested", "payment_succeeded", b"payment_succeeded", "phase_reset", b"phase_reset", "request_recorded", b"request_recorded", "session_closed", b"session_closed", "session_created", b"session_created", "session_deleted", b"session_deleted", "session_expired", b"session_expired", "session_extended", b"session_extended", "session_reset", b"session_reset", "session_updated", b"session_updated", "time", b"time", "tip_set", b"tip_set", "turn_recorded", b"turn_recorded", "visit_started", b"visit_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "actor_role", b"actor_role", "attention_changed", b"attention_changed", "balance_adjusted", b"balance_adjusted", "change", b"change", "context_updated", b"context_updated", "expires_at", b"expires_at", "item_availability_changed", b"item_availability_changed", "line_added", b"line_added", "line_removed", b"line_removed", "line_voided", b"line_voided", "menu_put", b"menu_put", "order_cleared", b"order_cleared", "order_placed", b"order_placed", "payment_cancel_requested", b"payment_cancel_requested", "payment_canceled", b"payment_canceled", "payment_expired", b"payment_expired", "payment_failed", b"payment_failed", "payment_flagged", b"payment_flagged", "payment_opened", b"payment_opened", "payment_outcome_unknown", b"payment_outcome_unknown", "payment_processing", b"payment_processing", "payment_refunded", b"payment_refunded", "payment_requested", b"payment_requested", "payment_succeeded", b"payment_succeeded", "personal_digest", b"personal_digest", "phase_reset", b"phase_reset", "schema", b"schema", "session_closed", b"session_closed", "session_created", b"session_created", "session_deleted", b"session_deleted", "session_expired", b"session_expired", "session_extended", b"session_extended", "session_reset", b"session_reset", "session_updated", b"session_updated", "time", b"time", "tip_set", b"tip_set", "turn_recorded", b"turn_recorded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "actor_role", b"actor_role", "attention_changed", b"attention_changed", "balance_adjusted", b"balance_adjusted", "change", b"change", "context_updated", b"context_updated", "expires_at", b"expires_at", "item_availability_changed", b"item_availability_changed", "line_added", b"line_added", "line_removed", b"line_removed", "line_voided", b"line_voided", "menu_put", b"menu_put", "order_cleared", b"order_cleared", "order_placed", b"order_placed", "payment_cancel_requested", b"payment_cancel_requested", "payment_canceled", b"payment_canceled", "payment_expired", b"payment_expired", "payment_failed", b"payment_failed", "payment_flagged", b"payment_flagged", "payment_opened", b"payment_opened", "payment_outcome_unknown", b"payment_outcome_unknown", "payment_processing", b"payment_processing", "payment_refunded", b"payment_refunded", "payment_requested", b"payment_requested", "payment_succeeded", b"payment_succeeded", "personal_digest", b"personal_digest", "phase_reset", b"phase_reset", "request_recorded", b"request_recorded", "schema", b"schema", "session_closed", b"session_closed", "session_created", b"session_created", "session_deleted", b"session_deleted", "session_expired", b"session_expired", "session_extended", b"session_extended", "session_reset", b"session_reset", "session_updated", b"session_updated", "time", b"time", "tip_set", b"tip_set", "turn_recorded", b"turn_recorded", "version", b"version", "visit_started", b"visit_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["session_created", "session_updated", "session_extended", "session_reset", "session_expired", "session_closed", "session_deleted", "attention_changed", "turn_recorded", "context_updated", "phase_reset", "line_added", "line_removed", "order_cleared", "order_placed", "line_voided", "balance_adjusted", "tip_set", "payment_requested", "payment_opened", "payment_processing", "payment_succeeded", "payment_failed", "payment_expired", "payment_canceled", "payment_outcome_unknown", "payment_cancel_requested", "payment_refunded", "payment_flagged", "menu_put", "item_availability_changed"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["session_created", "session_updated", "session_extended", "session_reset", "session_expired", "session_closed", "session_deleted", "attention_changed", "visit_started", "request_recorded", "turn_recorded", "context_updated", "phase_reset", "line_added", "line_removed", "order_cleared", "order_placed", "line_voided", "balance_adjusted", "tip_set", "payment_requested", "payment_opened", "payment_processing", "payment_succeeded", "payment_failed", "payment_expired", "payment_canceled", "payment_outcome_unknown", "payment_cancel_requested", "payment_refunded", "payment_flagged", "menu_put", "item_availability_changed"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -471,6 +483,60 @@ class AttentionChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttentionChanged: _TypeAlias = AttentionChanged  # noqa: Y015
+
+@_typing.final
+class VisitStarted(_message.Message):
+    """VisitStarted carries the whole state with which a new visit begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> _state_pb2.Session:
+        """The session after it: one more in reset_count, running numbers going on, everything else new."""
+
+    def __init__(
+        self,
+        *,
+        session: _state_pb2.Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VisitStarted: _TypeAlias = VisitStarted  # noqa: Y015
+
+@_typing.final
+class RequestRecorded(_message.Message):
+    """RequestRecorded remembers a request that had nothing to change, so that the same request is
+    answered the same way however often it is sent and whatever has happened since.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """The rpc, such as "maitred.v1.PaymentService/SetTip"."""
+    payment_id: _builtins.str
+    """The payment that the request found as it wished, such as the open link that CreatePayment
+    joined; empty for requests about no payment.
+    """
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestRecorded: _TypeAlias = RequestRecorded  # noqa: Y015
 
 @_typing.final
 class TurnRecorded(_message.Message):

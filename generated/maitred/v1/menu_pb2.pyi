@@ -61,7 +61,9 @@ class PutMenuRequest(_message.Message):
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     AVAILABILITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the menu is at this version; 0 means that it must not exist."""
     availability: Global___MarkPolicy.ValueType
@@ -105,7 +107,9 @@ class PutMenuResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -236,7 +240,9 @@ class SetItemAvailabilityRequest(_message.Message):
     menu_id: _builtins.str
     """The menu."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the menu is at this version."""
     item: _builtins.str
@@ -279,7 +285,9 @@ class SetItemAvailabilityResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,

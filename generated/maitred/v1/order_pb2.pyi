@@ -40,7 +40,9 @@ class AddItemRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -116,7 +118,9 @@ class AddItemResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def line(self) -> _state_pb2.OrderLine:
@@ -154,7 +158,9 @@ class RemoveItemRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -217,7 +223,9 @@ class RemoveItemResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def line(self) -> _state_pb2.OrderLine:
@@ -253,7 +261,9 @@ class PlaceOrderRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -306,7 +316,9 @@ class PlaceOrderResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def order(self) -> _state_pb2.Order:
@@ -342,7 +354,9 @@ class ClearOrderRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -394,7 +408,9 @@ class ClearOrderResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -429,7 +445,9 @@ class VoidLineRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -498,7 +516,9 @@ class VoidLineResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def order(self) -> _state_pb2.Order:

@@ -150,7 +150,9 @@ class AdjustBalanceRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -210,7 +212,9 @@ class AdjustBalanceResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -245,7 +249,9 @@ class SetTipRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -316,7 +322,9 @@ class SetTipResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def state(self) -> _state_pb2.PaymentState:
@@ -352,7 +360,9 @@ class CreatePaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -405,7 +415,9 @@ class CreatePaymentResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
@@ -563,7 +575,9 @@ class CancelPaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -622,7 +636,9 @@ class CancelPaymentResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
@@ -661,7 +677,9 @@ class CompletePaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -723,7 +741,9 @@ class CompletePaymentResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
@@ -762,7 +782,9 @@ class RefundPaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -827,7 +849,9 @@ class RefundPaymentResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
@@ -938,7 +962,9 @@ class ReconcilePaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -997,7 +1023,9 @@ class ReconcilePaymentResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:

@@ -88,7 +88,9 @@ class CreateSessionRequest(_message.Message):
     session_id: _builtins.str
     """Id of the session; empty lets the server choose."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     menu_id: _builtins.str
     """Menu that items come from; empty means the server's default."""
     balance_policy: _state_pb2.BalancePolicy.ValueType
@@ -139,15 +141,22 @@ class CreateSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    NEW_VISIT_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """The request was answered before; nothing changed this time."""
+    """The same request opened this session before; nothing changed this time."""
+    new_visit: _builtins.bool
+    """The id had a session that ended: the request began a new visit under it. Log, version, order
+    numbers and credit go on, and so does the customer unless the request names one.
+    """
     @_builtins.property
     def session(self) -> _state_pb2.Session:
         """The session as it is now."""
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where the session was open already, it is the
+        request_recorded event or, without a request_id, the event that opened the session.
+        """
 
     def __init__(
         self,
@@ -155,10 +164,11 @@ class CreateSessionResponse(_message.Message):
         session: _state_pb2.Session | None = ...,
         event: _event_pb2.Event | None = ...,
         replayed: _builtins.bool = ...,
+        new_visit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "new_visit", b"new_visit", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,7 +372,9 @@ class UpdateSessionRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -449,7 +461,9 @@ class UpdateSessionResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -481,7 +495,9 @@ class ExtendSessionRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -536,7 +552,9 @@ class ExtendSessionResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -568,7 +586,9 @@ class ResetSessionRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -623,7 +643,9 @@ class ResetSessionResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -655,7 +677,9 @@ class CloseSessionRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int
@@ -710,7 +734,9 @@ class CloseSessionResponse(_message.Message):
 
     @_builtins.property
     def event(self) -> _event_pb2.Event:
-        """The event that this request produced; absent where nothing changed."""
+        """The event that this request produced. Where nothing changed, it is request_recorded, or absent
+        for a request without a request_id.
+        """
 
     def __init__(
         self,
@@ -742,7 +768,9 @@ class DeleteSessionRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
-    """Makes a retry safe: the same id and request have one effect."""
+    """Makes a retry safe: the same id and request have one effect, and one answer. Without it a retry
+    acts again, also one that a client makes by itself under a service config.
+    """
     expected_version: _builtins.int
     """Refuse unless the session is at this version."""
     expected_payment_version: _builtins.int

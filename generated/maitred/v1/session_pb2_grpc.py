@@ -97,7 +97,8 @@ class SessionServiceServicer(object):
     """
 
     def CreateSession(self, request, context):
-        """CreateSession opens a session. The same id with the same request gives the existing session.
+        """CreateSession opens a session. For an id whose session is open, the same request gives that
+        session and another one is refused; for an id whose session has ended, a new visit begins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,9 @@ class SessionServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
-    """CreateSession opens a session. The same id with the same request gives the existing session."""
+    """CreateSession opens a session. For an id whose session is open, the same request gives that
+    session and another one is refused; for an id whose session has ended, a new visit begins.
+    """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
     """GetSession reads a session, now or as it was at a version."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
@@ -52,7 +54,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.CreateSessionRequest,
         context: _aio.ServicerContext[_session_pb2.CreateSessionRequest, _abc.Awaitable[_session_pb2.CreateSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.CreateSessionResponse]:
-        """CreateSession opens a session. The same id with the same request gives the existing session."""
+        """CreateSession opens a session. For an id whose session is open, the same request gives that
+        session and another one is refused; for an id whose session has ended, a new visit begins.
+        """
 
     @_abc_1.abstractmethod
     def GetSession(

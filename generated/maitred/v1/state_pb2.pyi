@@ -416,7 +416,7 @@ class Session(_message.Message):
     idle_seconds: _builtins.int
     """Seconds without a write after which it expires."""
     reset_count: _builtins.int
-    """How often the session was reset."""
+    """How often it began anew, by a reset or by a new visit under its id."""
     customer_id: _builtins.str
     """The customer, where known."""
     menu_id: _builtins.str
@@ -722,22 +722,28 @@ class InboundMessage(_message.Message):
     CHANNEL_TYPE_FIELD_NUMBER: _builtins.int
     CHANNEL_IDENTIFIER_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     channel_type: _builtins.str
     """Kind of channel, such as "whatsapp"."""
     channel_identifier: _builtins.str
     """The address in the channel, such as a phone number."""
     message_id: _builtins.str
     """The channel's own id of the message."""
+    revision: _builtins.str
+    """Tells an edit of the message from the message: empty for the original, the channel's id or time
+    of the edit for each edited text. Every revision is recorded at most once.
+    """
     def __init__(
         self,
         *,
         channel_type: _builtins.str = ...,
         channel_identifier: _builtins.str = ...,
         message_id: _builtins.str = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_identifier", b"channel_identifier", "channel_type", b"channel_type", "message_id", b"message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_identifier", b"channel_identifier", "channel_type", b"channel_type", "message_id", b"message_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -162,7 +162,10 @@ class LockTimeout(MaitredError):
 
 
 class InboundMessageTaken(MaitredError):
-    """Somebody else's turn owns this inbound message."""
+    """The inbound message was recorded before, elsewhere or with other words.
+
+    An edit is recorded under a revision of its own.
+    """
 
     reason = common_pb2.ERROR_REASON_INBOUND_MESSAGE_TAKEN
 

@@ -108,9 +108,9 @@ class Client(
         attributes: Mapping[str, Any] | None = None,
         **options: Unpack[RequestId],
     ) -> SessionHandle:
-        """Open a session, or find the one that the same request opened.
+        """Open a session, or find the open one that the same request opened.
 
-        Raises: AlreadyExists.
+        Under an id whose session has ended, a new visit begins. Raises: AlreadyExists.
         """
         request = CreateSessionRequest(
             session_id=session_id,

@@ -19,7 +19,7 @@ SUPERSEDING = frozenset({"line_added", "line_removed", "order_cleared", "line_vo
 MONEY_CHANGES = (
     PAYMENT_CHANGES
     | SUPERSEDING
-    | {"session_created", "session_reset", "session_closed", "balance_adjusted"}
+    | {"session_created", "visit_started", "session_reset", "session_closed", "balance_adjusted"}
 )
 """Changes that carry a new PaymentState."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from google.protobuf.struct_pb2 import Struct
@@ -15,6 +16,7 @@ from maitred.v1.conversation_pb2 import (
 )
 from maitred.v1.event_pb2 import ContextUpdated, Event, PhaseReset, TurnRecorded
 from maitred.v1.state_pb2 import (
+    MESSAGE_ROLE_USER,
     PHASE_GREETING,
     PHASE_ORDER_TAKING,
     PHASE_REORDER_PROMPT,
@@ -83,10 +85,27 @@ def record_turn(session: Session, request: RecordTurnRequest) -> Event:
 
 
 def inbound_key(inbound: InboundMessage) -> str:
-    """Name a chat message by its channel, for the claim that takes it at most once."""
-    # Only the address may hold the separator ambiguously: the type's pattern excludes it.
-    address = inbound.channel_identifier.replace("%", "%25").replace("|", "%7C")
-    return f"{inbound.channel_type}|{address}|{inbound.message_id}"
+    """Name a chat message, in one of its revisions, for the claim that takes it at most once."""
+    # Only the type cannot hold the separator: its pattern excludes it.
+    names = [inbound.channel_type, inbound.channel_identifier, inbound.message_id]
+    if inbound.revision:
+        names.append(inbound.revision)
+    return "|".join(name.replace("%", "%25").replace("|", "%7C") for name in names)
+
+
+def is_redelivery(recorded: TurnRecorded, request: RecordTurnRequest) -> bool:
+    """Whether a turn is of the very message that was recorded: the guest's words are the same.
+
+    What the agent says to them may differ: asked a second time, it seldom says the same.
+    """
+    again = [_message(new, 0, at) for at, new in enumerate(request.messages)]
+    return _words(recorded.messages) == _words(again)
+
+
+def _words(messages: Iterable[Message]) -> list[tuple[int, str, str]]:
+    """What the guest said; all that was said where none of it is the guest's."""
+    said = [(int(message.role), message.text, message.name) for message in messages]
+    return [each for each in said if each[0] == MESSAGE_ROLE_USER] or said
 
 
 def messages_of(event: Event) -> list[Message]:
@@ -152,6 +171,8 @@ def _inbound(request: RecordTurnRequest) -> InboundMessage | None:
         return None
     text.identifier(request.inbound.channel_identifier, "inbound.channel_identifier")
     text.identifier(request.inbound.message_id, "inbound.message_id")
+    if request.inbound.revision:
+        text.identifier(request.inbound.revision, "inbound.revision")
     return request.inbound
 
 

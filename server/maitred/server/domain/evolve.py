@@ -71,6 +71,8 @@ def evolve_menu(menu: Menu | None, event: ev.Event) -> Menu:
                 if item.item_id == change.item_id:
                     item.sold_out = change.sold_out
                     item.sold_out_marked = change.sold_out_marked
+        case "request_recorded" if menu is not None:
+            after.CopyFrom(menu)
         case _:
             raise SchemaTooNew(f"event {event.version} is no change of a menu")
     after.version = event.version
@@ -102,7 +104,13 @@ def _extended(after: Session, change: ev.SessionExtended, _event: ev.Event) -> N
     after.idle_seconds = change.idle_seconds
 
 
-def _reset(after: Session, change: ev.SessionReset, _event: ev.Event) -> None:
+def _recorded(_after: Session, _change: ev.RequestRecorded, _event: ev.Event) -> None:
+    """Nothing changed but the version."""
+
+
+def _begun_anew(
+    after: Session, change: ev.SessionReset | ev.VisitStarted, _event: ev.Event
+) -> None:
     created_at = type(after.created_at)()
     created_at.CopyFrom(after.created_at)
     after.CopyFrom(change.session)
@@ -241,7 +249,9 @@ _SESSION_CHANGES: dict[str, Callable[..., None]] = {
     "session_created": _created,
     "session_updated": _updated,
     "session_extended": _extended,
-    "session_reset": _reset,
+    "session_reset": _begun_anew,
+    "visit_started": _begun_anew,
+    "request_recorded": _recorded,
     "session_expired": _expired,
     "session_closed": _closed,
     "session_deleted": _deleted,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import text, updates
-from maitred.server.domain.money import check_currency, format_money, money
+from maitred.server.domain.money import check_currency, format_money, money, require_currency
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
     AlreadyExists,
@@ -54,17 +54,33 @@ class Defaults(NamedTuple):
 
 
 def create(
-    state: Session | None, request: CreateSessionRequest, session_id: str, defaults: Defaults
-) -> ev.Event:
-    """Open a session.
+    state: Session | None,
+    request: CreateSessionRequest,
+    session_id: str,
+    defaults: Defaults,
+    *,
+    same: bool = False,
+) -> ev.Event | None:
+    """Open a session, or begin a new visit under an id whose session has ended.
 
-    Raises: AlreadyExists, InvalidField, CardNumberRefused.
+    None where the session is open and `same`: the same request opened it.
+    Raises: AlreadyExists, PaymentOpen, TabOpen, CurrencyMismatch, InvalidField, CardNumberRefused.
     """
-    if state is not None:
+    if state is not None and is_active(state):
+        if same:
+            return None
         raise AlreadyExists(
             f"session {session_id!r} was created by another request",
             metadata={"session_id": session_id},
         )
+    opened = _opened(request, session_id, defaults)
+    if state is None:
+        return ev.Event(session_created=ev.SessionCreated(session=opened))
+    return ev.Event(visit_started=ev.VisitStarted(session=_next_visit(state, opened)))
+
+
+def _opened(request: CreateSessionRequest, session_id: str, defaults: Defaults) -> Session:
+    """What a request asks for, and the defaults where it is silent."""
     text.identifier(session_id, "session_id")
     text.identifier(request.customer_id, "customer_id")
     opening, currency = defaults.opening_balance_minor, defaults.currency
@@ -87,7 +103,39 @@ def create(
     )
     if request.HasField("attributes"):
         session.attributes.CopyFrom(text.free_data(request.attributes, "attributes"))
-    return ev.Event(session_created=ev.SessionCreated(session=session))
+    return session
+
+
+def _next_visit(session: Session, opened: Session) -> Session:
+    """Let a visit follow one that has ended: what was asked for, and every running number.
+
+    Payments of the visits before stay what they are, so that their money can still be given back
+    and late news of them still counts. Hence one currency for an id that has payments.
+    """
+    _refuse_open_payment(session)
+    if _tab(session):
+        raise TabOpen("the visit before left a tab", metadata={"tab": str(_tab(session))})
+    other = opened.customer_id not in ("", session.customer_id)
+    if _credit(session) and other:
+        raise TabOpen(
+            "the visit before left credit of another customer; give it back first",
+            metadata={"credit": str(_credit(session))},
+        )
+    tab = Tab(session)
+    if _credit(session) or session.HasField("latest_payment"):
+        require_currency(opened.payment.balance, tab.currency, "opening_balance")
+    after = _anew(session, tab, opened.ledger.opening, opened.payment.balance.currency)
+    after.ClearField("close_reason")
+    after.status = SESSION_STATUS_ACTIVE
+    after.idle_seconds = opened.idle_seconds
+    after.customer_id = opened.customer_id or session.customer_id
+    after.labels.clear()
+    after.labels.update(opened.labels)
+    if opened.HasField("attributes"):
+        after.attributes.CopyFrom(opened.attributes)
+    after.menu_id = opened.menu_id
+    after.balance_policy = opened.balance_policy
+    return after
 
 
 def extend(session: Session, request: ExtendSessionRequest) -> ev.Event:
@@ -105,21 +153,7 @@ def reset(session: Session, reason: str, *, staff: bool) -> ev.Event:
     _require_write_off(session, reason, staff=staff)
     tab = Tab(session)
     written_off = tab.write_off()
-    after = Session()
-    after.CopyFrom(session)
-    for field in ("version", "updated_at", "attributes", "order"):
-        after.ClearField(field)
-    after.reset_count += 1
-    after.conversation.CopyFrom(Conversation(phase=PHASE_GREETING))
-    # Credit is the guest's money, whatever is forgotten.
-    after.payment.CopyFrom(
-        _opening_state(session.ledger.opening, tab.credit, tab.currency, tab.version + 1)
-    )
-    after.ledger.CopyFrom(Ledger(opening=session.ledger.opening))
-    # What was written off is no longer on the tab, so that no line of it may be given back.
-    after.paid_through_line = session.last_line_number
-    if session.attention == ATTENTION_ABANDONED_TAB:
-        after.attention = ATTENTION_UNSPECIFIED
+    after = _anew(session, tab, session.ledger.opening, tab.currency)
     change = ev.SessionReset(session=after, reason=reason)
     if written_off:
         change.written_off.CopyFrom(money(written_off, tab.currency))
@@ -191,6 +225,11 @@ def is_overdue(session: Session, now_ns: int) -> bool:
     )
 
 
+def expire() -> ev.Event:
+    """End a session that is overdue."""
+    return ev.Event(session_expired=ev.SessionExpired())
+
+
 def tick(session: Session, now_ns: int, retention_seconds: int) -> ev.Event | None:
     """Do what the time asks for, one thing at once; None where it asks for nothing.
 
@@ -198,7 +237,7 @@ def tick(session: Session, now_ns: int, retention_seconds: int) -> ev.Event | No
     anything else happens to it.
     """
     if is_overdue(session, now_ns):
-        return ev.Event(session_expired=ev.SessionExpired())
+        return expire()
     wake_ns = wake_at_ns(session, retention_seconds)
     if wake_ns is None or now_ns < wake_ns:
         return None
@@ -245,6 +284,24 @@ def _attention(session: Session, *, returned: bool) -> ev.Event:
     if returned and is_active(session):
         change.next_check_at.CopyFrom(session.expires_at)
     return ev.Event(attention_changed=change)
+
+
+def _anew(session: Session, tab: Tab, opening: int, currency: str) -> Session:
+    """Begin anew under the same id: an empty tab and a greeting; running numbers go on."""
+    after = Session()
+    after.CopyFrom(session)
+    for field in ("version", "updated_at", "attributes", "order"):
+        after.ClearField(field)
+    after.reset_count += 1
+    after.conversation.CopyFrom(Conversation(phase=PHASE_GREETING))
+    # Credit is the guest's money, whatever is forgotten.
+    after.payment.CopyFrom(_opening_state(opening, tab.credit, currency, tab.version + 1))
+    after.ledger.CopyFrom(Ledger(opening=opening))
+    # What was written off is no longer on the tab, so that no line of it may be given back.
+    after.paid_through_line = session.last_line_number
+    if session.attention == ATTENTION_ABANDONED_TAB:
+        after.attention = ATTENTION_UNSPECIFIED
+    return after
 
 
 # --- rules --------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ UNLISTED = frozenset(
         "balance_adjusted",
         "tip_set",
         "session_extended",
+        "request_recorded",
     }
 )
 """Changes that touch no column that listings filter on."""
@@ -70,6 +71,8 @@ def _session_expires_at(session: Session | None, event: ev.Event, now_ns: int) -
     match event.WhichOneof("change"):
         case "session_created":
             idle = event.session_created.session.idle_seconds
+        case "visit_started":
+            idle = event.visit_started.session.idle_seconds
         case "session_reset":
             idle = event.session_reset.session.idle_seconds
         case "session_extended":

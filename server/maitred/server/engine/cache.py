@@ -11,10 +11,17 @@ from maitred.server.stores.base import Index, Ref
 class Head:
     """The newest durable state of an aggregate that is known here; never changed in place."""
 
-    __slots__ = ("body", "chain", "index", "state", "time_ns", "version")
+    __slots__ = ("body", "chain", "index", "state", "time_ns", "version", "wake_at_ns")
 
     def __init__(
-        self, version: int, time_ns: int, chain: bytes, body: bytes, state: Any, index: Index | None
+        self,
+        version: int,
+        time_ns: int,
+        chain: bytes,
+        body: bytes,
+        state: Any,
+        index: Index | None,
+        wake_at_ns: int | None,
     ) -> None:
         self.version = version
         self.time_ns = time_ns
@@ -22,6 +29,7 @@ class Head:
         self.body = body
         self.state = state
         self.index = index
+        self.wake_at_ns = wake_at_ns
 
 
 class HeadCache:

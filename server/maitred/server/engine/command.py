@@ -35,6 +35,11 @@ class Command:
     """Rows written in the same commit, beside those that the event leads to."""
     ended: bool = False
     """Allowed on an expired or closed session: provider facts, refunds, staff resolution."""
+    overdue: bool = False
+    """Offered an overdue session as it is, for what ends it by itself; for all else it expires
+    first."""
+    about: Callable[[Any], str] | None = None
+    """Names the payment that was found as wished, for the record of a request without effect."""
     create: bool = False
     """Creates the aggregate; one that exists is offered to `decide` as any other state."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maitred.server.engine import eventlog
@@ -50,6 +50,9 @@ class Reader:
         self._watchdog = watchdog
         self.exclusive = False
         """Whether memory may answer; known once the store is open."""
+        self.is_overdue: Callable[[Ref, Head], bool] = lambda _ref, _head: False
+        self.settle: Callable[[Ref, Head], Awaitable[Head]]
+        """What must be done before it is shown, and who does it; set by the engine."""
 
     async def read(self, ref: Ref, *, at_version: int | None = None) -> Snapshot | None:
         """Read an aggregate, now or as it was; None if there never was one.
@@ -59,7 +62,11 @@ class Reader:
         head = await self.head(ref)
         if head is None:
             return None
-        if at_version is None or at_version == head.version:
+        if at_version is None:
+            if self.is_overdue(ref, head):
+                head = await self.settle(ref, head)
+            return _snapshot(ref, head)
+        if at_version == head.version:
             return _snapshot(ref, head)
         if at_version > head.version:
             raise VersionOutOfRange(
@@ -73,7 +80,7 @@ class Reader:
         if at_version is None and self.exclusive:
             # Nearly every read ends here, without another coroutine.
             head = self._cache.get(ref)
-            if head is not None:
+            if head is not None and not self.is_overdue(ref, head):
                 return _snapshot(ref, head)
         snapshot = await self.read(ref, at_version=at_version)
         if snapshot is None:
@@ -117,7 +124,7 @@ class Reader:
         return Snapshot(ref, version, state.SerializeToString(), state, time_ns)
 
     async def head(self, ref: Ref) -> Head | None:
-        """Read the head of an aggregate; None if there never was one."""
+        """Read the head of an aggregate as it is stored; None if there never was one."""
         if self.exclusive:
             head = self._cache.get(ref)
             if head is not None:
@@ -146,7 +153,15 @@ class Reader:
         if loaded.tombstone:
             raise kind.gone(ref.id)
         state = kind.parse(loaded.body)
-        return Head(loaded.version, loaded.time_ns, loaded.chain, loaded.body, state, loaded.index)
+        return Head(
+            loaded.version,
+            loaded.time_ns,
+            loaded.chain,
+            loaded.body,
+            state,
+            loaded.index,
+            loaded.wake_at_ns,
+        )
 
 
 def _snapshot(ref: Ref, head: Head) -> Snapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -14,7 +15,8 @@ from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import InvalidSession, MaitredError, SessionDeleted
 from maitred.server.stores.base import Kind, Ref, StoreError
-from maitred.v1.state_pb2 import ATTENTION_ABANDONED_TAB
+from maitred.v1.event_pb2 import Event
+from maitred.v1.state_pb2 import ATTENTION_ABANDONED_TAB, Session
 
 BATCH = 100
 LEASE_S = 30.0
@@ -70,16 +72,23 @@ class Sweeper:
         if ref.kind is not Kind.SESSION:
             return
         retention_s = self._engine.settings.retention_seconds
-        command = Command(
-            ref, lambda session, now_ns: sessions.tick(session, now_ns, retention_s), ended=True
-        )
+
+        def tick(session: Session, now_ns: int, *, deleting: bool) -> Event | None:
+            # What is judged under the lock may ask for something else than what was seen before.
+            event = sessions.tick(session, now_ns, retention_s)
+            wrong = event is not None and event.HasField("session_deleted") != deleting
+            return None if wrong else event
+
         try:
-            snapshot = await self._engine.session(ref.id)
-            event = sessions.tick(snapshot.state, self._engine.clock.now_ns(), retention_s)
-            if event is not None and event.HasField("session_deleted"):
-                result = await self._engine.forget(command, SYSTEM_CALL)
-            else:
-                result = await self._engine.execute(command, SYSTEM_CALL)
+            head = await self._engine.reader.head(ref)
+            if head is None:
+                return
+            event = sessions.tick(head.state, self._engine.clock.now_ns(), retention_s)
+            deleting = event is not None and event.HasField("session_deleted")
+            decide = partial(tick, deleting=deleting)
+            command = Command(ref, decide, ended=True, overdue=True)
+            carry_out = self._engine.forget if deleting else self._engine.execute
+            result = await carry_out(command, SYSTEM_CALL)
         except (InvalidSession, SessionDeleted):
             return
         except (MaitredError, StoreError) as error:

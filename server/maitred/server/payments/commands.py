@@ -168,7 +168,12 @@ class PaymentCommands:
         while True:
             gateway, refusal = await self._gateways.for_new_payments()
             decide = partial(self._request, payment_id, gateway.provider, refusal)
-            command = Command(session_ref(request.session_id), decide, request)
+            command = Command(
+                session_ref(request.session_id),
+                decide,
+                request,
+                about=lambda session: session.latest_payment.payment_id,
+            )
             try:
                 return await self._engine.execute(command, call)
             except PreviousPaymentUnresolved as error:
@@ -313,7 +318,7 @@ def _event_payment_id(result: Result) -> str:
     if event is None:
         return ""
     payment = changes.changed_payment(event.WhichOneof("change") or "", event)
-    return "" if payment is None else payment.payment_id
+    return event.request_recorded.payment_id if payment is None else payment.payment_id
 
 
 def _refund_of(result: Result, payment: Payment) -> Refund | None:
@@ -326,7 +331,7 @@ def _refund_of(result: Result, payment: Payment) -> Refund | None:
 
 
 def _payment_id(result: Result) -> str:
-    """The payment of the event or, where nothing changed, the newest one."""
+    """The payment of the event or, where nothing was recorded, the newest one."""
     return _event_payment_id(result) or Session.FromString(result.body).latest_payment.payment_id
 
 

@@ -65,6 +65,7 @@ class Records:
             claims=lambda event: _claims(found, event),
             rows=rows,
             ended=True,
+            about=lambda _session: found.payment_id,
         )
         return await self._engine.execute(command, call)
 

@@ -16,6 +16,7 @@ from maitred.server.engine.refs import session_ref
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.stores.base import Row, RowFilter, Table
 from maitred.v1 import payment_pb2 as pb
+from maitred.v1.state_pb2 import Session
 
 END_BEFORE_DEADLINE_S = 0.2
 """A waiting call answers a little before its deadline, so that "still open" arrives."""
@@ -61,9 +62,9 @@ class PaymentService:
         )
         result = await self._engine.execute(command, call)
         event = result.parsed_event()
-        if event is not None:
+        if event is not None and event.HasField("tip_set"):
             return result.reply(pb.SetTipResponse(state=event.tip_set.payment))
-        session = (await self._engine.session(request.session_id)).state
+        session = Session.FromString(result.body)
         return result.reply(pb.SetTipResponse(state=session.payment))
 
     async def CreatePayment(self, request: pb.CreatePaymentRequest, call: Call) -> bytes:

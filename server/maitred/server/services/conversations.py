@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from maitred.server.domain import conversations
-from maitred.server.engine import claims
+from maitred.server.engine import claims, eventlog
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -43,13 +43,13 @@ class ConversationService:
         try:
             result = await self._engine.execute(command, call)
         except ClaimRefused as claimed:
-            result = await self._first_turn(request, claimed.owner)
+            result = await self._first_turn(request, call, claimed.owner)
         except (ConcurrentModification, SessionClosed, SessionExpired):
             # A redelivery is answered whatever the session has come to since.
             owner = await self._owner(request)
             if owner is None:
                 raise
-            result = await self._first_turn(request, owner)
+            result = await self._first_turn(request, call, owner)
         return result.reply()
 
     async def ListMessages(self, request: pb.ListMessagesRequest, call: Call) -> Message:
@@ -103,15 +103,28 @@ class ConversationService:
         claim = await self._engine.reads.claim(claims.INBOUND, self._key(request))
         return None if claim is None else claim.owner
 
-    async def _first_turn(self, request: pb.RecordTurnRequest, owner: str) -> Result:
+    async def _first_turn(self, request: pb.RecordTurnRequest, call: Call, owner: str) -> Result:
+        """Answer the turn that recorded a chat message, if this is that turn again.
+
+        Raises: InboundMessageTaken, where something else was said or in another session.
+        """
         session_id, version = claims.parse_owner(owner)
+        taken = {"session_id": session_id, "version": version}
         if session_id != request.session_id:
-            raise InboundMessageTaken(
-                "another session has taken this message", metadata={"session_id": session_id}
-            )
+            raise InboundMessageTaken("another session has taken this message", metadata=taken)
         snapshot = await self._engine.session(session_id)
-        turn = await self._engine.events(session_ref(session_id), int(version) - 1, 1)
-        return Result(snapshot.version, snapshot.body, turn[0].SerializeToString(), replayed=True)
+        turn = await self._engine.reads.events(session_ref(session_id), int(version) - 1, 1)
+        same = turn[0].fingerprint == self._engine.fingerprint(call.method, request)
+        recorded = eventlog.decode(turn[0]).turn_recorded
+        if not same and not conversations.is_redelivery(recorded, request):
+            raise InboundMessageTaken(
+                "this message was recorded with other words; to record an edit of it, set "
+                "inbound.revision to the channel's id or time of the edit",
+                metadata=taken,
+            )
+        return Result(
+            snapshot.version, snapshot.body, eventlog.decode_bytes(turn[0]), replayed=True
+        )
 
     def _claims(self, request: pb.RecordTurnRequest, event: Event) -> tuple[Claim, ...]:
         if not request.HasField("inbound"):

@@ -106,8 +106,12 @@ class OrderService:
         )
         result = await self._engine.execute(command, call)
         event = _change(result)
-        voided = event.line_voided.order if event.HasField("line_voided") else order
-        return result.reply(pb.VoidLineResponse(order=voided))
+        if event.HasField("line_voided"):
+            return result.reply(pb.VoidLineResponse(order=event.line_voided.order))
+        if order is None:
+            # A replay may be answered without having been prepared.
+            order = await self._placed(request.session_id, request.order_number)
+        return result.reply(pb.VoidLineResponse(order=order))
 
     async def ListOrders(self, request: pb.ListOrdersRequest, call: Call) -> Message:
         """List the open order and the placed ones, newest first."""

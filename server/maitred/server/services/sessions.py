@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import sessions, updates
-from maitred.server.engine import claims, wire
+from maitred.server.engine import claims, eventlog, wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import session_ref
-from maitred.server.errors import AlreadyExists, InvalidField, RequestIdReused, Violation
-from maitred.server.stores.base import Claim, Head, HeadFilter, Kind
+from maitred.server.errors import InvalidField, RequestIdReused, Violation
+from maitred.server.stores.base import Claim, Head, HeadFilter, Kind, Ref, StoredEvent
 from maitred.v1 import session_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.event_pb2 import Event
+from maitred.v1.state_pb2 import Session
 
 _MAX_NS = 2**63 - 1
+_BEGINNINGS = [eventlog.change_number(name) for name in ("session_created", "visit_started")]
 _CHANGES = frozenset(field.name for field in Event.DESCRIPTOR.oneofs_by_name["change"].fields)
 
 
@@ -38,12 +41,26 @@ class SessionService:
         )
 
     async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> bytes:
-        """Open a session; the same request for the same id gives the one that exists."""
+        """Open a session, join the one that the same request opened, or begin a new visit."""
         session_id = request.session_id or self._engine.ids.new_id()
+        ref = session_ref(session_id)
+        begun: StoredEvent | None = None
+        fingerprint = self._engine.fingerprint(call.method, request)
+
+        async def prepare(state: Session | None) -> None:
+            nonlocal begun
+            if state is not None and sessions.is_active(state):
+                begun = await self._beginning(ref)
+
+        def decide(state: Session | None, _now: int) -> Event | None:
+            same = begun is not None and begun.fingerprint == fingerprint
+            return sessions.create(state, request, session_id, self._defaults, same=same)
+
         command = Command(
-            session_ref(session_id),
-            lambda state, _now: sessions.create(state, request, session_id, self._defaults),
+            ref,
+            decide,
             request,
+            prepare,
             # An id of the server's cannot tell a retry, so the caller's request id has to.
             claims=None if request.session_id else lambda _: self._claim(request, call, session_id),
             ended=True,
@@ -51,11 +68,17 @@ class SessionService:
         )
         try:
             result = await self._engine.execute(command, call)
-        except AlreadyExists as refusal:
-            result = await self._existing(session_id, request, call, refusal)
         except ClaimRefused as claimed:
-            reused = RequestIdReused("this request id was used for another request")
-            result = await self._existing(claimed.owner, request, call, reused)
+            result = await self._created_before(claimed.owner, fingerprint)
+        event = result.parsed_event()
+        if event is None:
+            assert begun is not None
+            event = eventlog.decode(begun)
+            result = result._replace(event=event.SerializeToString(), replayed=True)
+        elif event.HasField("request_recorded"):
+            result = result._replace(replayed=True)
+        if event.HasField("visit_started"):
+            return result.reply(pb.CreateSessionResponse(new_visit=True))
         return result.reply()
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:
@@ -77,7 +100,10 @@ class SessionService:
         listing = Listing(request)
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
-            return await self._engine.reads.list_heads(Kind.SESSION, where, after, limit)
+            return await self._engine.expiry.listed(
+                partial(self._engine.reads.list_heads, Kind.SESSION, where, after, limit),
+                where.statuses,
+            )
 
         heads, after = await fill(
             listing, read, lambda head: head.position, lambda head: len(head.body)
@@ -129,6 +155,7 @@ class SessionService:
             lambda session, _now: sessions.delete(session, request.reason),
             request,
             ended=True,
+            overdue=True,
         )
         return (await self._engine.forget(command, call)).reply()
 
@@ -153,22 +180,22 @@ class SessionService:
         events, after = await fill(listing, read, lambda event: event.version, Event.ByteSize)
         return pb.ListEventsResponse(events=events, next_page_token=listing.token(after))
 
-    async def _existing(
-        self,
-        session_id: str,
-        request: pb.CreateSessionRequest,
-        call: Call,
-        refusal: AlreadyExists | RequestIdReused,
-    ) -> Result:
-        """Answer the session that exists, if this very request created it."""
-        ref = session_ref(session_id)
+    async def _beginning(self, ref: Ref) -> StoredEvent:
+        """Read the event with which the present visit began."""
+        found = await self._engine.reads.events(ref, 0, 1, _BEGINNINGS, newest_first=True)
+        return found[0]
+
+    async def _created_before(self, session_id: str, fingerprint: bytes) -> Result:
+        """Answer the session that a request id without a session id created.
+
+        Raises: RequestIdReused, where it was another request; SessionDeleted.
+        """
         snapshot = await self._engine.session(session_id)
-        first = await self._engine.reads.events(ref, 0, 1)
-        if not first or first[0].fingerprint != self._engine.fingerprint(call.method, request):
-            raise refusal
-        created = await self._engine.events(ref, 0, 1)
+        created = (await self._engine.reads.events(session_ref(session_id), 0, 1))[0]
+        if created.fingerprint != fingerprint:
+            raise RequestIdReused("this request id was used for another request")
         return Result(
-            snapshot.version, snapshot.body, created[0].SerializeToString(), replayed=True
+            snapshot.version, snapshot.body, eventlog.decode_bytes(created), replayed=True
         )
 
     def _claim(
@@ -176,8 +203,10 @@ class SessionService:
     ) -> tuple[Claim, ...]:
         if not request.request_id:
             return ()
-        key = self._engine.claims.key(claims.CREATION, f"{call.actor.name}/{request.request_id}")
-        return (Claim(claims.CREATION, key, session_id),)
+        names = (call.actor.name, request.request_id)
+        # Escaped, so that no caller's name can make its ids another caller's.
+        text = "/".join(name.replace("%", "%25").replace("/", "%2F") for name in names)
+        return (Claim(claims.CREATION, self._engine.claims.key(claims.CREATION, text), session_id),)
 
 
 def _ns(request: pb.ListSessionsRequest, field: str) -> int | None:

@@ -1,0 +1,212 @@
+"""Deciding a command on one state: replay, preconditions, lifecycle, the decision, what is stored.
+
+Whatever is decided is built on the very state that was judged, a refusal's expiry too: between the
+two the head in memory may have become another one.
+"""
+
+from __future__ import annotations
+
+from maitred.server.domain import sessions
+from maitred.server.domain.evolve import EVENT_SCHEMA
+from maitred.server.engine import eventlog, identity, projections
+from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate
+from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine.call import SYSTEM_CALL, Call
+from maitred.server.engine.clock import Clock, Ids
+from maitred.server.engine.command import Command, Result
+from maitred.server.engine.committer import Decided
+from maitred.server.engine.identity import Identity
+from maitred.server.engine.reader import Reader
+from maitred.server.errors import MaitredError
+from maitred.server.stores.base import Append, Commit, Kind, Ref, Store
+from maitred.v1.event_pb2 import Event, RequestRecorded
+
+
+class Again(Exception):
+    """The decision rests on a state that is no longer the newest."""
+
+
+class Overdue(Exception):
+    """The session must expire first; carries the expiry, built on the state that was judged."""
+
+    def __init__(self, expiry: Decided) -> None:
+        super().__init__()
+        self.expiry = expiry
+
+
+class Decider:
+    """Decides commands; its caller holds the aggregate's lock, and stores what is decided."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: HeadCache,
+        reader: Reader,
+        kinds: dict[Kind, Aggregate],
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._store = store
+        self._cache = cache
+        self._reader = reader
+        self._kinds = kinds
+        self._clock = clock
+        self._ids = ids
+
+    async def decide(self, command: Command, call: Call, who: Identity) -> Result | Decided:
+        """Decide on the newest state that is known, or answer what the request led to before.
+
+        Raises: MaitredError of the decision or of a precondition; Again; Overdue.
+        """
+        ref = command.ref
+        head = self._cache.get(ref)
+        remembered = head is not None
+        if head is None:
+            loaded = await self._store.load(ref, who.request_id)
+            if loaded is not None:
+                recorded = loaded.request_event
+                if recorded is not None:
+                    identity.require_same(recorded.fingerprint, who)
+                    event_bytes = eventlog.decode_bytes(recorded)
+                    return Result(loaded.version, loaded.body, event_bytes, replayed=True)
+                head = self._reader.head_of(ref, loaded)
+                self._cache.put(ref, head)
+        # What a command prepares is read after its state, and may be newer.
+        stale = remembered or command.prepare is not None
+        try:
+            event = await self._decision(command, head)
+        except (MaitredError, Overdue):
+            answer = await self._answered_before(ref, head, who, stale=stale)
+            if answer is not None:
+                return answer
+            raise
+        if event is None:
+            if head is None:
+                raise self._kinds[ref.kind].absent(ref.id)
+            if who.request_id is None:
+                await self._answered_before(ref, head, who, stale=stale)
+                return Result(head.version, head.body, b"", replayed=False)
+            # Remembered as any other effect is: the commit finds out whether it was already.
+            found = command.about(head.state) if command.about is not None else ""
+            event = Event(request_recorded=RequestRecorded(method=call.method, payment_id=found))
+        return self.build(ref, head, event, call, who, command)
+
+    async def _decision(self, command: Command, head: Head | None) -> Event | None:
+        if head is None and not command.create:
+            raise self._kinds[command.ref.kind].absent(command.ref.id)
+        if command.request is not None:
+            identity.check_preconditions(command.request, head)
+        now_ns = self._now(head)
+        state = None
+        if head is not None:
+            state = head.state
+            if command.ref.kind is Kind.SESSION:
+                if not command.ended:
+                    sessions.require_open(state)
+                if not command.overdue and sessions.is_overdue(state, now_ns):
+                    raise Overdue(self._expiry(command.ref, head))
+        if command.prepare is not None:
+            await command.prepare(state)
+        return command.decide(state, now_ns)
+
+    def _expiry(self, ref: Ref, head: Head) -> Decided:
+        """Build the expiry of a session that is overdue."""
+        return self.build(ref, head, sessions.expire(), SYSTEM_CALL, identity.NOBODY, None)
+
+    def is_overdue(self, ref: Ref, head: Head) -> bool:
+        """Whether a head is of a session that must expire before anybody is shown it."""
+        return (
+            head.wake_at_ns is not None
+            and ref.kind is Kind.SESSION
+            and head.wake_at_ns <= self._clock.now_ns()
+            and sessions.is_overdue(head.state, self._now(head))
+        )
+
+    async def _answered_before(
+        self, ref: Ref, head: Head | None, who: Identity, *, stale: bool
+    ) -> Result | None:
+        """Look whether this request was answered already, before a refusal or a no-op is.
+
+        Raises: Again, where the refusal would rest on memory that another server made stale.
+        """
+        if who.request_id is not None:
+            event = await self._store.event_by_request(ref, who.request_id)
+            if event is not None:
+                return await self.replay(ref, event.version, event.fingerprint, who)
+        if stale and not self._reader.exclusive and head is not None:
+            versions = await self._store.versions([ref])
+            if versions.get(ref, 0) != head.version:
+                self._cache.drop(ref)
+                raise Again
+        return None
+
+    async def replay(self, ref: Ref, version: int, recorded: bytes, who: Identity) -> Result:
+        """Answer the event that a request led to before, with the state as it is now.
+
+        Raises: RequestIdReused.
+        """
+        identity.require_same(recorded, who)
+        rows = await self._store.events(ref, version - 1, 1)
+        head = await self._reader.head(ref)
+        if head is None or not rows:
+            raise self._kinds[ref.kind].absent(ref.id)
+        return Result(head.version, head.body, eventlog.decode_bytes(rows[0]), replayed=True)
+
+    def build(
+        self,
+        ref: Ref,
+        head: Head | None,
+        event: Event,
+        call: Call,
+        who: Identity,
+        command: Command | None,
+    ) -> Decided:
+        """Complete an event and everything that is stored with it."""
+        kind = self._kinds[ref.kind]
+        change = event.WhichOneof("change")
+        assert change is not None
+        now_ns = self._now(head)
+        event.version = 1 if head is None else head.version + 1
+        event.time.seconds, event.time.nanos = divmod(now_ns, NS)
+        event.actor = call.actor.name
+        event.actor_role = call.actor.role
+        event.schema = EVENT_SCHEMA
+        before = None if head is None else head.state
+        expires_at_s = kind.expires_at_s(before, event, now_ns)
+        if expires_at_s is not None:
+            event.expires_at.seconds = expires_at_s
+        state = kind.evolve(before, event)
+        body = state.SerializeToString()
+        encoded = eventlog.encode(event, self._ids)
+        chain = eventlog.chain_next(
+            eventlog.chain_start(ref) if head is None else head.chain, encoded.facts
+        )
+        index = head.index if head is not None and change in UNLISTED else kind.index_of(state)
+        taken = command.claims(event) if command is not None and command.claims else ()
+        wake_at_ns = kind.wake_at_ns(state)
+        append = Append(
+            ref,
+            event.version - 1,
+            self._ids.random_bytes(16),
+            who.request_id,
+            who.fingerprint,
+            now_ns,
+            eventlog.change_number(change),
+            encoded.facts,
+            encoded.personal,
+            chain,
+            body,
+            None if head is not None and head.index == index else index,
+            wake_at_ns,
+        )
+        rows = projections.rows(ref, change, event, now_ns)
+        if command is not None:
+            rows += command.rows
+        commit = Commit((append,), taken, (), rows)
+        after = Head(event.version, now_ns, chain, body, state, index, wake_at_ns)
+        return Decided(ref, commit, after, change, event, encoded.full)
+
+    def _now(self, head: Head | None) -> int:
+        """The time of a decision: never before the event it follows."""
+        now_ns = self._clock.now_ns()
+        return now_ns if head is None else max(now_ns, head.time_ns)
