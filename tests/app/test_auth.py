@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import grpc
 import pytest
 from tests.app.conftest import ADD_ITEM, FILES, Serve, Tokens, read_failure
 
-from maitred.server.app.auth import LOCAL, Authenticator, add_token, parse_expiry
+from maitred.server.app.auth import GRACE_S, LOCAL, Authenticator, add_token, parse_expiry
 from maitred.server.config import SettingsError
 from maitred.server.errors import Unauthenticated
 from maitred.v1 import order_pb2, session_pb2
@@ -105,16 +106,83 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
         authenticator.authenticate(bearer(old))
 
 
-def test_a_broken_file_leaves_the_tokens_of_before(tmp_path: Path) -> None:
-    """A file that has become wrong changes nothing while the server runs."""
-    path = tmp_path / "t"
-    token = add_token(path, "a", Role.ROLE_AGENT)
-    authenticator = Authenticator(path)
+def empty(path: Path) -> None:
+    """Put rubbish where tokens were."""
     path.write_text("not json\n")
 
-    authenticator.reload()
 
+def doubled(path: Path) -> None:
+    """Give two tokens one name."""
+    path.write_text(path.read_text() * 2)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, empty, doubled], ids=["gone", "rubbish", "doubled"])
+def test_tokens_outlive_their_file_by_seconds_only(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """A file that goes or becomes wrong lets nobody in after a grace, until it can be read."""
+    path, monotonic = tmp_path / "t", [0.0]
+    token = add_token(path, "a", Role.ROLE_AGENT)
+    before = path.read_text()
+    authenticator = Authenticator(path, monotonic=lambda: monotonic[0])
+    changes: list[bool] = []
+    authenticator.listeners.append(lambda: changes.append(authenticator.closed))
+    spoil(path)
+
+    monotonic[0] = 2.0
     assert authenticator.authenticate(bearer(token)).name == "a"
+
+    monotonic[0] += GRACE_S + 0.1
+    with pytest.raises(Unauthenticated, match="cannot read its tokens"):
+        authenticator.authenticate(bearer(token))
+
+    path.write_text(before)
+    monotonic[0] += 2.0
+    assert authenticator.authenticate(bearer(token)).name == "a"
+    assert changes == [True, False]
+
+
+def test_a_file_that_is_replaced_in_time_was_never_missed(tmp_path: Path) -> None:
+    """An editor, or a mount that swaps a link, may take the file away for a moment."""
+    path, monotonic = tmp_path / "t", [0.0]
+    token = add_token(path, "a", Role.ROLE_AGENT)
+    authenticator = Authenticator(path, monotonic=lambda: monotonic[0])
+    aside = path.rename(tmp_path / "aside")
+    monotonic[0] = 2.0
+    assert authenticator.authenticate(bearer(token)).name == "a"
+
+    aside.rename(path)
+    monotonic[0] = 4.0
+    assert authenticator.authenticate(bearer(token)).name == "a"
+    monotonic[0] += 2 * GRACE_S
+    assert authenticator.authenticate(bearer(token)).name == "a"
+
+
+def test_a_name_is_given_once(tmp_path: Path) -> None:
+    """A second token of the same name is refused where it is made and where it is read."""
+    path = tmp_path / "t"
+    add_token(path, "bob", Role.ROLE_AGENT)
+
+    with pytest.raises(SettingsError, match="has a token named bob already"):
+        add_token(path, "bob", Role.ROLE_STAFF)
+
+    assert len(path.read_text().splitlines()) == 1
+    doubled(path)
+    with pytest.raises(SettingsError, match=r"line 2: the name bob stands in line 1"):
+        Authenticator(path)
+
+
+@pytest.mark.parametrize("first", ["Bearer {}", "Bearer mtd_other", ""])
+def test_two_authorizations_are_refused(tokens: Tokens, first: str) -> None:
+    """Whichever of two would hold, a proxy may have looked at the other."""
+    token = tokens.by_role[Role.ROLE_ADMIN]
+    metadata: list[tuple[str, str | bytes]] = [
+        ("authorization", first.format(token)),
+        ("authorization", f"Bearer {token}"),
+    ]
+
+    with pytest.raises(Unauthenticated, match="twice"):
+        Authenticator(tokens.path).authenticate(metadata)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 from tests.app.conftest import service
 
+from maitred.server import cli
 from maitred.server.cli import main
 from maitred.server.cli.words import safe
 from maitred.v1.payment_pb2 import CreatePaymentResponse as PaymentResponse
@@ -284,9 +285,74 @@ def test_version_and_help_exit_well(capsys: pytest.CaptureFixture[str]) -> None:
         assert expected in capsys.readouterr().out
 
 
-def test_a_text_cannot_steer_the_terminal() -> None:
-    """Control and direction characters are shown as what they are: nothing to obey."""
-    assert safe("a\x1b[2Jb\u202ec\nd") == "a�[2Jb�c�d"
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2Jb\u202ec\nd", r"a\x1b[2Jb\u202ec\x0ad"),
+        ("pay\u200bpal", r"pay\u200bpal"),
+        ("hi\U000e0041\U000e0042", r"hi\U000e0041\U000e0042"),
+        ("a\ufe01b\U000e0100", r"a\ufe01b\U000e0100"),
+        ("\u3164\u2800\ue000", r"\u3164\u2800\ue000"),
+        ("crème brûlée, 寿司, مرحبا, 🍕", "crème brûlée, 寿司, مرحبا, 🍕"),
+    ],
+)
+def test_a_text_cannot_steer_the_terminal_nor_hide(text: str, shown: str) -> None:
+    """What is unseen or steers is shown as its code; what people write stays."""
+    assert safe(text) == shown
+    assert safe(shown) == shown
+
+
+def test_commands_print_in_one_way() -> None:
+    """Only `show` prints: the version, a new token and the table are made of nothing foreign."""
+    own = {"words.py": 1, "parser.py": 1, "token.py": 1, "remote.py": 1}
+    found = {
+        path.name: count
+        for path in Path(cli.__file__).parent.glob("*.py")
+        if (count := len(re.findall(r"\bprint\(", path.read_text("utf-8"))))
+    }
+
+    assert found == own
+
+
+SECRET = "whsec_c2VjcmV0LXNlY3JldA"  # noqa: S105  a made up one
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [SECRET],
+        ["serve", SECRET],
+        ["serve", f"-{SECRET}"],
+        ["serve", f"--{SECRET}"],
+        ["serve", f"--stripe-api-key{SECRET}"],
+        ["serve", f"--reflection={SECRET}"],
+        ["serve", "--stripe-api-key", SECRET, "--payments", "stripe"],
+        ["serve", "--stripe-webhook-secrets", SECRET, "--payments", "stripe"],
+        ["serve", "--payments", SECRET],
+        ["token", "bob", "--role", SECRET],
+        ["token", "bob", "--role", "agent", SECRET],
+        ["sessions", "--limit", SECRET],
+        ["serve", "--data", f"postgresql://u:{SECRET}@[bad"],
+        ["serve", "--data", f"mysql://u:{SECRET}@h/d"],
+        ["check", f"mysql://u:{SECRET}@h/d"],
+        ["copy", f"mysql://u:{SECRET}@h/d", "memory://"],
+    ],
+)
+def test_no_mistake_repeats_a_secret(
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """An argument that landed in the wrong place is told without what it holds."""
+    monkeypatch.chdir(tmp_path)
+
+    status = main(arguments)
+
+    output = capsys.readouterr()
+    assert status in (1, 2)
+    assert SECRET not in output.out + output.err
+    assert SECRET.removeprefix("whsec_") not in output.out + output.err
 
 
 def test_data_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from maitred.server.app.server import open_store
 from maitred.server.cli.parser import build
-from maitred.server.config import CLIENT_VARIABLES, Settings, SettingsError, settings_from, specs
+from maitred.server.config import (
+    CLIENT_VARIABLES,
+    Settings,
+    SettingsError,
+    Spec,
+    settings_from,
+    specs,
+)
 
 
 def test_defaults_are_valid() -> None:
@@ -147,3 +156,97 @@ def test_only_a_file_is_bounded_in_size(data: str) -> None:
     """A bound that the engine cannot keep is refused before anything is opened."""
     with pytest.raises(SettingsError, match="store_max_bytes"):
         open_store(Settings(data=data, store_max_bytes=1))
+
+
+SECRET = "whsec_c2VjcmV0LXNlY3JldA"  # noqa: S105  a made up one
+OTHERS = [
+    "5",
+    "true",
+    f'["{SECRET}", 5]',
+    f'["{SECRET}"]',
+    f'"{SECRET}"',
+    f'{{a = "{SECRET}"}}',
+    f'[["{SECRET}"]]',
+    "1979-05-27",
+    f'"{SECRET}", 5',
+]
+
+
+def told_of(load: Callable[[], Settings]) -> str:
+    """What loading says of itself, whether it succeeds or fails."""
+    try:
+        return repr(load())
+    except SettingsError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("value", OTHERS)
+@pytest.mark.parametrize("spec", list(specs()), ids=lambda each: each.name)
+def test_no_error_repeats_a_value_of_the_file(spec: Spec, value: str, tmp_path: Path) -> None:
+    """Whatever stands where something else belongs, the file's values are not told."""
+    file = tmp_path / "m.toml"
+    file.write_text(f"{spec.name} = {value}\n")
+
+    told = told_of(lambda: settings_from(["--config", str(file)]))
+
+    assert SECRET not in told or not spec.secret
+    assert "wrong type" not in told or SECRET not in told
+
+
+@pytest.mark.parametrize("spec", [each for each in specs() if each.secret], ids=lambda s: s.name)
+def test_a_secret_is_nowhere_told(spec: Spec) -> None:
+    """A secret from a flag or a variable stands in no error, no repr and no help."""
+    assert SECRET not in told_of(lambda: settings_from([spec.flag, SECRET]))
+    assert SECRET not in told_of(lambda: settings_from([], {spec.env: SECRET}))
+    assert SECRET not in told_of(
+        lambda: settings_from([f"{spec.flag}={SECRET}", "--grace-s", "-1"])
+    )
+
+
+def test_every_secret_is_marked() -> None:
+    """A setting whose name or help speaks of a key, a secret or a password is one."""
+    speak = re.compile(r"secret|password|api_key|token\b")
+    named = {each.name for each in specs() if speak.search(each.name)}
+
+    assert named <= {each.name for each in specs() if each.secret}
+    assert {"stripe_api_key", "stripe_webhook_secrets", "data"} <= {
+        each.name for each in specs() if each.secret
+    }
+
+
+LINKS = {
+    "MAITRED_PORT": "tcp://10.0.0.1:50051",
+    "MAITRED_SERVICE_HOST": "10.0.0.1",
+    "MAITRED_SERVICE_PORT": "50051",
+    "MAITRED_SERVICE_PORT_GRPC": "50051",
+    "MAITRED_PORT_50051_TCP": "tcp://10.0.0.1:50051",
+    "MAITRED_PORT_50051_TCP_PROTO": "tcp",
+    "MAITRED_PORT_50051_TCP_PORT": "50051",
+    "MAITRED_PORT_50051_TCP_ADDR": "10.0.0.1",
+    "MAITRED_METRICS_PORT": "udp://10.0.0.1:9000",
+    "MAITRED_METRICS_SERVICE_HOST": "10.0.0.1",
+    "MAITRED_METRICS_PORT_9000_UDP_ADDR": "10.0.0.1",
+    "MAITRED_NAME": "/bar/maitred",
+    "MAITRED_ENV_PATH": "/usr/bin",
+}
+
+
+def test_service_links_are_no_settings() -> None:
+    """What Kubernetes and Docker set for a service named maitred changes and stops nothing."""
+    assert settings_from([], LINKS) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAITRED_PORT", "50051"),
+        ("MAITRED_METRICS_PORT", "9000"),
+        ("MAITRED_ENV_PATH", "/usr/bin"),
+        ("MAITRED_NAME", "bar"),
+        ("MAITRED_SERVICE", "x"),
+    ],
+)
+def test_what_only_resembles_a_service_link_is_an_error(name: str, value: str) -> None:
+    """A variable that nobody but a person can have meant is not ignored."""
+    with pytest.raises(SettingsError, match=f"unknown variable {name}"):
+        settings_from([], {name: value})

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from maitred.client import (
+    TLS,
     AsyncClient,
     Client,
     MaitredError,
@@ -213,3 +214,17 @@ async def test_the_environment_names_the_server(server: Server) -> None:
 def test_money_is_written_exactly(minor: int, currency: str, text: str) -> None:
     """Amounts for people have the decimals of their currency."""
     assert format_money(Money(minor_units=minor, currency=currency)) == text
+
+
+@pytest.mark.parametrize("token", ["mtd_secret\n", "mtd_secret\x00", "mtd_sécret"])
+async def test_a_token_that_cannot_be_sent_is_not_repeated(token: str) -> None:
+    """Metadata that gRPC would quote is refused by the client first, without a word of it."""
+    for make in (AsyncClient, Client):
+        with pytest.raises(ValueError, match="cannot be sent") as caught:
+            make("127.0.0.1:1", token=token)
+        assert "mtd_" not in str(caught.value)
+
+
+def test_a_private_key_is_not_in_the_repr() -> None:
+    """What holds a key may be logged."""
+    assert "hidden" not in repr(TLS(private_key=b"hidden"))

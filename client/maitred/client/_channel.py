@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import grpc
@@ -28,7 +28,7 @@ class TLS:
 
     root_certificates: bytes | None = None
     """Authorities to trust; those of gRPC where unset."""
-    private_key: bytes | None = None
+    private_key: bytes | None = field(default=None, repr=False)
     certificate_chain: bytes | None = None
     server_name: str = ""
     """Name in the server's certificate, where it is not the one in the address."""
@@ -93,6 +93,19 @@ def _check(target: str) -> None:
     is_bracketed = host.startswith("[") and host.endswith("]")
     if not host or not port.isdecimal() or (":" in host and not is_bracketed):
         raise ValueError(f"{target!r} is not HOST:PORT")
+
+
+def authorization(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Write a token as metadata.
+
+    Raises: ValueError.
+    """
+    if not token:
+        return ()
+    # gRPC would quote it in full while refusing it.
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("the token holds something that cannot be sent: is a line break in it?")
+    return (("authorization", f"Bearer {token}"),)
 
 
 def closed() -> MaitredError:

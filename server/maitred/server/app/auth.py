@@ -1,12 +1,16 @@
 """Who calls: bearer tokens from a file, which holds their digests and never the tokens themselves.
 
 A line of the file is one token as JSON: name, role, digest, and where they apply session_id and
-expires_at. The file is read again when it changes or on SIGHUP; a file that has become unreadable
-or wrong leaves the tokens of before in force and is told to the log.
+expires_at. Names are unique: they tell callers apart, and a request id is answered within one name.
+The file is read again when it changes or on SIGHUP. A file that goes or becomes wrong leaves the
+tokens of before in force for a few seconds, in which an editor or a mount may put a new one in its
+place; after that nobody is let in until it can be read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -40,6 +44,9 @@ ROLES: Final = {
 DIGEST_BYTES: Final = 32
 _PREFIX: Final = "mtd_"
 _LOOK_EVERY_S: Final = 1.0
+GRACE_S: Final = 5.0
+"""How long tokens outlive their file: longer than a replacement takes, too short to rely on."""
+
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FIELDS: Final = frozenset({"name", "role", "digest", "session_id", "expires_at"})
@@ -127,6 +134,7 @@ def read_tokens(path: Path) -> dict[bytes, Grant]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"cannot read token file {path}: {error}") from None
     grants: dict[bytes, Grant] = {}
+    named: dict[str, int] = {}
     for number, text in enumerate(lines, 1):
         if not text.strip() or text.lstrip().startswith("#"):
             continue
@@ -134,6 +142,12 @@ def read_tokens(path: Path) -> dict[bytes, Grant]:
             line = TokenLine.parse(text)
         except ValueError as error:
             raise SettingsError(f"token file {path}, line {number}: {error}") from None
+        first = named.setdefault(line.name, number)
+        if first != number:
+            raise SettingsError(
+                f"token file {path}, line {number}: the name {line.name} stands in line {first} "
+                "already; each token needs a name of its own"
+            )
         expires = None if line.expires_at is None else line.expires_at.timestamp()
         grants[line.digest] = Grant(Actor(line.name, line.role, line.session_id), expires)
     return grants
@@ -158,6 +172,8 @@ def add_token(
     try:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            _refuse_taken(path, os.pread(fd, os.fstat(fd).st_size, 0), name)
             size = os.fstat(fd).st_size
             unfinished = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
             os.write(fd, f"{chr(10) if unfinished else ''}{line}\n".encode())
@@ -167,6 +183,21 @@ def add_token(
     except OSError as error:
         raise SettingsError(f"cannot write token file {path}: {error.strerror}") from None
     return token
+
+
+def _refuse_taken(path: Path, data: bytes, name: str) -> None:
+    """Look whether a name is free.
+
+    Raises: SettingsError.
+    """
+    for text in data.decode("utf-8", "replace").splitlines():
+        # A line that is wrong in itself is told when the file is loaded.
+        with contextlib.suppress(ValueError):
+            if TokenLine.parse(text).name == name:
+                raise SettingsError(
+                    f"token file {path} has a token named {name} already: choose another name, "
+                    "or remove that line first"
+                )
 
 
 class Authenticator:
@@ -189,6 +220,12 @@ class Authenticator:
         self._seen: tuple[int, ...] = ()
         self._grants: Mapping[bytes, Grant] = {}
         self._look_at = 0.0
+        self._broken_at: float | None = None
+        self._told = ""
+        self.listeners: list[Callable[[], None]] = []
+        """Called whenever `closed` has changed."""
+        self.closed = False
+        """Whether nobody is let in, because the tokens cannot be read."""
         if path is not None:
             self._seen = _stamp(path)
             self._grants = read_tokens(path)
@@ -210,16 +247,26 @@ class Authenticator:
             return LOCAL
         if self._monotonic() >= self._look_at:
             self.reload_if_changed()
+        found: str | bytes | None = None
         for key, value in metadata:
             if key == "authorization":
-                return self._actor(value)
-        raise Unauthenticated("no token: send metadata `authorization: Bearer TOKEN`")
+                if found is not None:
+                    # A proxy may have looked at the other one.
+                    raise Unauthenticated("`authorization` stands twice in the metadata")
+                found = value
+        if found is None:
+            raise Unauthenticated("no token: send metadata `authorization: Bearer TOKEN`")
+        return self._actor(found)
 
     def _actor(self, header: str | bytes) -> Actor:
         text = header if isinstance(header, str) else header.decode("utf-8", "replace")
         scheme, _, token = text.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("`authorization` is not of the form `Bearer TOKEN`")
+        if self.closed:
+            raise Unauthenticated(
+                "the server cannot read its tokens; nobody is let in until it can"
+            )
         # Looked up by digest: how long that takes tells nothing about the tokens there are.
         grant = self._grants.get(digest(token.strip()))
         if grant is None:
@@ -229,35 +276,53 @@ class Authenticator:
         return grant.actor
 
     def reload_if_changed(self) -> None:
-        """Read the file again if it is another one than last time."""
+        """Read the file again if it is another one than last time, or could not be read then."""
         assert self._path is not None
         self._look_at = self._monotonic() + _LOOK_EVERY_S
-        try:
-            stamp = _stamp(self._path)
-        except OSError:
-            stamp = ()
-        if stamp != self._seen:
+        stamp = _stamp(self._path)
+        if stamp != self._seen or self._broken_at is not None:
             self._seen = stamp
             self.reload()
 
     def reload(self) -> None:
-        """Read the file again; what is wrong with it goes to the log and changes nothing."""
+        """Read the file again; what is wrong with it goes to the log."""
         if self._path is None:
             return
         try:
             self._grants = read_tokens(self._path)
         except SettingsError as error:
-            _log.error("tokens not reloaded; those of before stay in force", problem=str(error))
+            self._is_broken(str(error))
             return
+        self._broken_at, self._told = None, ""
         _log.info("tokens reloaded", count=len(self._grants))
+        self._set_closed(closed=False)
+
+    def _is_broken(self, problem: str) -> None:
+        now = self._monotonic()
+        if self._broken_at is None:
+            self._broken_at = now
+        if problem != self._told:
+            self._told = problem
+            _log.error("tokens cannot be read", problem=problem, nobody_let_in_after_s=GRACE_S)
+        if now - self._broken_at >= GRACE_S:
+            self._set_closed(closed=True)
+
+    def _set_closed(self, *, closed: bool) -> None:
+        if closed == self.closed:
+            return
+        self.closed = closed
+        if closed:
+            _log.error("nobody is let in: the tokens cannot be read", problem=self._told)
+        for listener in self.listeners:
+            listener()
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return ()
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
 
 
 def parse_expiry(text: str) -> datetime:

@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str, status: int) -> int:
-    print(f"maitred: {' '.join(message.split())}", file=sys.stderr)
+    from maitred.server.cli.words import show
+
+    show(f"maitred: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from maitred.server.app.server import open_store
 from maitred.server.cli.failures import FAILED, CommandError
 from maitred.server.cli.remote import Progress
-from maitred.server.cli.words import enum_word, safe
+from maitred.server.cli.words import enum_word, safe, show
 from maitred.server.config import Settings
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import MaitredError
@@ -40,12 +40,12 @@ def check(arguments: argparse.Namespace) -> int:
     except StoreError as error:
         raise CommandError(f"{error}; nothing was checked") from error
     for problem in found.problems:
-        print(problem)
+        show(problem)
     summary = f"{found.aggregates} aggregates, {found.events} events checked: "
     if found.problems:
-        print(f"{summary}{len(found.problems)} problems", file=sys.stderr)
+        show(f"{summary}{len(found.problems)} problems", file=sys.stderr)
         return FAILED
-    print(f"{summary}all is well")
+    show(f"{summary}all is well")
     return 0
 
 

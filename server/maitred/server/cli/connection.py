@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import grpc
 from google.protobuf.message import Message
 
 from maitred.server.config import SettingsError
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -73,8 +76,14 @@ async def connect(arguments: argparse.Namespace) -> AsyncIterator[Connection]:
 
 def _token(arguments: argparse.Namespace) -> str:
     if arguments.token_file:
-        return _read(arguments.token_file).decode("utf-8", "replace").strip()
-    return os.environ.get("MAITRED_TOKEN", "").strip()
+        token, where = _read(arguments.token_file).decode("utf-8", "replace"), "the token file"
+    else:
+        token, where = os.environ.get("MAITRED_TOKEN", ""), "MAITRED_TOKEN"
+    token = token.strip()
+    # gRPC would quote it in full while refusing it.
+    if token and not _TOKEN.fullmatch(token):
+        raise SettingsError(f"{where} holds something else than one token")
+    return token
 
 
 def _read(path: str) -> bytes:

@@ -10,6 +10,7 @@ import time
 from maitred.server.app.server import open_store
 from maitred.server.cli.failures import FAILED, CommandError
 from maitred.server.cli.remote import Progress
+from maitred.server.cli.words import show
 from maitred.server.config import Settings
 from maitred.server.engine.aggregates import NS, aggregates
 from maitred.server.engine.copying import Copied, Copy
@@ -31,15 +32,15 @@ def copy(arguments: argparse.Namespace) -> int:
     except StoreError as error:
         raise CommandError(f"{error}; run the same command again, it goes on from there") from error
     for problem in copied.problems:
-        print(problem)
+        show(problem)
     summary = (
         f"{copied.aggregates} aggregates, {copied.events} events, {copied.rows} rows, "
         f"{copied.claims} claims copied to {without_password(target.data)}: "
     )
     if copied.problems:
-        print(f"{summary}{len(copied.problems)} problems", file=sys.stderr)
+        show(f"{summary}{len(copied.problems)} problems", file=sys.stderr)
         return FAILED
-    print(f"{summary}every head, event, chain and fold is the same")
+    show(f"{summary}every head, event, chain and fold is the same")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -33,8 +34,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser, commands = build()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        told = f" {argv[0]}" if re.fullmatch(r"[a-z-]{1,20}", argv[0]) else ""
         raise SettingsError(
-            f"unknown command {argv[0]}{nearest(argv[0], commands)}; see maitred --help"
+            f"unknown command{told}{nearest(argv[0], commands)}; see maitred --help"
         )
     return parser.parse_strictly(argv)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from maitred.server.app.wiring import books_directory
 from maitred.server.cli.failures import CommandError
+from maitred.server.cli.words import show
 from maitred.server.config import load
 from maitred.server.domain.money import format_money
 from maitred.server.payments import simulated
@@ -30,5 +31,5 @@ def pay(arguments: argparse.Namespace) -> int:
     except Refused as refused:
         raise CommandError(f"{refused}; its books are in {folder}") from refused
     done = "declined" if arguments.decline else made.status.value
-    print(f"{made.provider_payment_id}: {done}, {format_money(made.minor_units, made.currency)}")
+    show(f"{made.provider_payment_id}: {done}, {format_money(made.minor_units, made.currency)}")
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from maitred.server.cli.connection import connect
 from maitred.server.cli.failures import CommandError
-from maitred.server.cli.words import enum_word, money_word, safe, when
+from maitred.server.cli.words import enum_word, money_word, safe, show, when
 from maitred.server.config import SettingsError
 from maitred.v1 import admin_pb2, session_pb2, state_pb2
 
@@ -20,7 +20,7 @@ def sessions(arguments: argparse.Namespace) -> int:
     """Print a table of sessions."""
     found = asyncio.run(_list(arguments))
     if not found:
-        print("no sessions", file=sys.stderr)
+        show("no sessions", file=sys.stderr)
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -83,7 +83,7 @@ def _label(text: str) -> tuple[str, str]:
 
 def backup(arguments: argparse.Namespace) -> int:
     """Have a copy written, and print where it is."""
-    print(asyncio.run(_backup(arguments)))
+    show(asyncio.run(_backup(arguments)))
     return 0
 
 
@@ -97,7 +97,7 @@ async def _backup(arguments: argparse.Namespace) -> str:
                 tell(last.done, last.total)
     if not last.path:
         raise CommandError("the server ended the backup without a copy; see its log")
-    print(f"{last.size_bytes} bytes, {last.events} events, checked", file=sys.stderr)
+    show(f"{last.size_bytes} bytes, {last.events} events, checked", file=sys.stderr)
     return last.path
 
 

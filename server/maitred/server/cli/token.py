@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from maitred.server.app.auth import ROLES, add_token, parse_expiry
+from maitred.server.cli.words import show
 from maitred.server.config import SettingsError
 
 
@@ -24,7 +25,7 @@ def token(arguments: argparse.Namespace) -> int:
             ) from None
     made = add_token(path, arguments.name, ROLES[arguments.role], arguments.session, expires_at)
     print(made)
-    print(
+    show(
         f"digest appended to {path}; the token is shown only now; serve with --tokens {path}",
         file=sys.stderr,
     )

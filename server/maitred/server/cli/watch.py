@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.json_format import MessageToJson
 
 from maitred.server.cli.connection import Connection, connect
-from maitred.server.cli.words import enum_word, money_word, safe, when
+from maitred.server.cli.words import enum_word, money_word, safe, show, when
 from maitred.v1 import session_pb2, state_pb2
 from maitred.v1.event_pb2 import Event
 
@@ -30,33 +30,33 @@ async def _watch(arguments: argparse.Namespace) -> None:
     request = session_pb2.WatchSessionRequest(session_id=arguments.session)
     if arguments.after is not None:
         request.after_version = arguments.after
-    show = _as_json if arguments.json else _as_text
+    tell = _as_json if arguments.json else _as_text
     pause_s = 0.0
     async with connect(arguments) as server:
         while True:
             try:
-                if await _follow(server, request, show):
+                if await _follow(server, request, tell):
                     return
                 pause_s = 0.0
             except grpc.aio.AioRpcError as error:
                 # Without a token nothing was seen yet: the first connection has to work.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or not request.resume_token:
                     raise
-                print(f"connection lost ({error.details()}); resuming", file=sys.stderr)
+                show(f"connection lost ({error.details()}); resuming", file=sys.stderr)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2 or 0.25)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311  spreads load
 
 
 async def _follow(
-    server: Connection, request: session_pb2.WatchSessionRequest, show: object
+    server: Connection, request: session_pb2.WatchSessionRequest, tell: object
 ) -> bool:
     """Show one stream's messages; whether the session is gone."""
-    assert callable(show)
+    assert callable(tell)
     messages = server.stream(
         "SessionService/WatchSession", request, session_pb2.WatchSessionResponse
     )
     async for message in messages:
-        show(message)
+        tell(message)
         if message.resume_token:
             request.ClearField("after_version")
             request.resume_token = message.resume_token
@@ -67,18 +67,18 @@ async def _follow(
 
 def _as_json(message: session_pb2.WatchSessionResponse) -> None:
     if message.WhichOneof("update") != "heartbeat":
-        print(MessageToJson(message, preserving_proto_field_name=True, indent=None), flush=True)
+        show(MessageToJson(message, preserving_proto_field_name=True, indent=None))
 
 
 def _as_text(message: session_pb2.WatchSessionResponse) -> None:
     match message.WhichOneof("update"):
         case "snapshot":
-            print(_snapshot(message.snapshot), flush=True)
+            show(_snapshot(message.snapshot), painted=True)
         case "events":
             for event in message.events.events:
-                print(_event(event), flush=True)
+                show(_event(event), painted=True)
         case "end":
-            print("the session was deleted", flush=True)
+            show("the session was deleted")
 
 
 def _snapshot(session: state_pb2.Session) -> str:
@@ -150,4 +150,4 @@ def describe(event: Event) -> str:
 
 def _paint(colour: str, text: str) -> str:
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return f"\x1b[{colour}m{text}\x1b[0m" if coloured else text
+    return f"\x1b[{colour}m{safe(text)}\x1b[0m" if coloured else safe(text)

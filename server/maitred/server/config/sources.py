@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -34,7 +35,35 @@ _WANTED: Final[Mapping[Any, str]] = {
     bool: "yes or no",
     tuple[int, ...]: "a list of whole numbers",
     tuple[float, ...]: "a list of numbers",
+    tuple[str, ...]: "a list of strings",
+    str: "a string",
 }
+
+_KINDS: Final[Mapping[type, str]] = {
+    str: "a string",
+    bool: "yes or no",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+
+_FLAG: Final = re.compile(r"--?[a-z][a-z-]{0,39}(?![A-Za-z0-9_])")
+"""What of an unknown flag may be told: words; what else is glued to it may be a secret."""
+
+_QUOTED: Final = (
+    # argparse quotes what it cannot read, which may be a secret in the wrong place.
+    (re.compile(r"invalid choice: .*? \(choose from ", re.DOTALL), "not one of these: ("),
+    (re.compile(r"invalid (\w+) value: .*", re.DOTALL), r"not a valid \1"),
+    (re.compile(r"ignored explicit argument .*", re.DOTALL), "takes no value"),
+)
+
+_SERVICE: Final = re.compile(
+    r"MAITRED(_[A-Z0-9_]+)?_("
+    r"SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_LINK: Final = re.compile(r"(?:tcp|udp|sctp)://[^/]+")
+_LINKED: Final = re.compile(r"_(NAME|ENV_.+)")
 
 
 def parse(spec: Spec, text: str) -> Any:
@@ -50,7 +79,7 @@ def parse(spec: Spec, text: str) -> Any:
             return _WORDS[text.strip().lower()]
         return spec.type(text)
     except (ValueError, KeyError):
-        raise SettingsError(f"{spec.name}: {text!r} is not {_WANTED[spec.type]}") from None
+        raise SettingsError(f"{spec.name}: {spec.show(text)} is not {_WANTED[spec.type]}") from None
 
 
 def _from_toml(spec: Spec, value: Any) -> Any:
@@ -71,7 +100,11 @@ def _as_type(spec: Spec, wanted: Any, value: Any) -> Any:
 
 
 def _wrong_type(spec: Spec, value: Any) -> SettingsError:
-    return SettingsError(f"{spec.name}: {value!r} in the file has the wrong type")
+    # The kind and not the value: what stands in the wrong place is as likely as not a secret.
+    found = _KINDS.get(type(value), "a date or time")
+    return SettingsError(
+        f"{spec.name}: {found} in the file has the wrong type, {_WANTED[spec.type]} belongs there"
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -89,6 +122,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises: SettingsError."""
+        for quoted, told in _QUOTED:
+            message = quoted.sub(told, message)
         raise SettingsError(message)
 
     def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -98,11 +133,17 @@ class Parser(argparse.ArgumentParser):
         """
         namespace, rest = self.parse_known_args(argv)
         if rest:
-            unknown = rest[0].partition("=")[0]
-            kind = "flag" if unknown.startswith("-") else "argument"
-            hint = nearest(unknown, self.flags(namespace)) if kind == "flag" else ""
-            raise SettingsError(f"unknown {kind} {unknown}{hint}")
+            raise SettingsError(self._stray(rest[0], argv, namespace))
         return namespace
+
+    def _stray(self, stray: str, argv: Sequence[str], namespace: argparse.Namespace) -> str:
+        """Say what nobody asked for without repeating it: it may be a secret that lost its flag."""
+        if not stray.startswith("-"):
+            place = list(argv).index(stray) + 1 if stray in argv else 0
+            return f"unknown argument{f' in place {place}' * bool(place)}, which is not shown here"
+        if not (flag := _FLAG.match(stray)):
+            return "unknown flag, which is not shown here"
+        return f"unknown flag {flag[0]}{nearest(flag[0], self.flags(namespace))}"
 
     def flags(self, namespace: argparse.Namespace) -> list[str]:
         """List the flags that would have been accepted."""
@@ -162,10 +203,13 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     if path:
         values.update(_read_file(Path(path), known))
     by_variable = {spec.env: spec for spec in known.values()}
+    links = _service_links(environ)
     for variable, text in sorted(environ.items()):
         if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES:
             continue
         if variable not in by_variable:
+            if variable in links:
+                continue
             raise SettingsError(f"unknown variable {variable}{nearest(variable, by_variable)}")
         spec = by_variable[variable]
         values[spec.name] = parse(spec, text)
@@ -173,6 +217,20 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
         if name in known:
             values[name] = parse(known[name], value) if isinstance(value, str) else value
     return Settings(**values)
+
+
+def _service_links(environ: Mapping[str, str]) -> set[str]:
+    """Find what Kubernetes and Docker set for services that are called maitred, or begin so."""
+    own = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    links = {name for name in own if _SERVICE.fullmatch(name)}
+    ports = {name for name in own if name.endswith("_PORT") and _LINK.fullmatch(own[name])}
+    linked = {
+        name
+        for name in own
+        for port in ports
+        if name.startswith(stem := port.removesuffix("_PORT")) and _LINKED.match(name[len(stem) :])
+    }
+    return links | ports | linked
 
 
 def _read_file(path: Path, known: Mapping[str, Spec]) -> dict[str, Any]:
@@ -184,7 +242,9 @@ def _read_file(path: Path, known: Mapping[str, Spec]) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     for name in found:
         if name not in known:
-            raise SettingsError(f"unknown key {name} in {path}{nearest(name, known)}")
+            # A key is told as far as it is a word: a secret without its name stands there, too.
+            told = name if re.fullmatch(r"[a-z][a-z_]{0,39}", name) else "(not shown)"
+            raise SettingsError(f"unknown key {told} in {path}{nearest(name, known)}")
     return {name: _from_toml(known[name], value) for name, value in found.items()}
 
 
