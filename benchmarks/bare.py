@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from maitred.server.app.server import channel_options
+from maitred.server.app.listening import channel_options
 from maitred.server.config import Settings
 
 Context = Any

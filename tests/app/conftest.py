@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from maitred.server.app.adapter import GrpcAdapter
 from maitred.server.app.auth import Authenticator, add_token
-from maitred.server.app.server import channel_options
+from maitred.server.app.listening import channel_options
 from maitred.server.config import Settings
 from maitred.server.telemetry import logging
 from maitred.v1 import (

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError, Message
 from maitred.server.app import errors as wire
 from maitred.server.app import validation
 from maitred.server.app.auth import Authenticator
+from maitred.server.app.door import ACTOR, BODY_S, Bodies, Door, Quotas
 from maitred.server.app.methods import Method, describe, find
 from maitred.server.app.overtime import Overtime
 from maitred.server.engine.call import Actor, Call
@@ -67,6 +68,8 @@ class GrpcAdapter:
         validate: Validate = validation.validate,
         unary_timeout_s: float = 0.0,
         log_calls: bool = False,
+        bodies: Bodies | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         """Wrap the handlers of all rpcs. A service may be composed of several objects.
 
@@ -76,6 +79,8 @@ class GrpcAdapter:
         self._validate = validate
         self._overtime = Overtime(unary_timeout_s) if unary_timeout_s else None
         self._log_calls = log_calls
+        self._bodies = bodies or Bodies(BODY_S)
+        self._quotas = quotas or Quotas(0, 0)
         self._trace_prefix = secrets.token_hex(6)
         self._trace_numbers = itertools.count(1)
         self._streams: set[asyncio.Task[Any]] = set()
@@ -84,13 +89,12 @@ class GrpcAdapter:
         headers twice and the status never."""
         self._ending: set[asyncio.Task[Any]] = set()
         self.methods: dict[str, Method] = {}
-        self._generic = tuple(
-            grpc.method_handlers_generic_handler(
-                service.full_name,
-                {each.name: self._register(each, objects) for each in service.methods},
-            )
+        handlers = {
+            f"/{service.full_name}/{each.name}": self._register(each, objects)
             for service, objects in services.items()
-        )
+            for each in service.methods
+        }
+        self._doors = (Door(handlers, authenticator, self._quotas, self._bodies),)
         self.service_names = tuple(service.full_name for service in services)
         if validate is validation.validate:
             validation.compile_rules({each.request_type for each in self.methods.values()})
@@ -98,7 +102,7 @@ class GrpcAdapter:
     @property
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to a grpc.aio server."""
-        return self._generic
+        return self._doors
 
     def _register(
         self, rpc: MethodDescriptor, objects: Sequence[object]
@@ -108,15 +112,15 @@ class GrpcAdapter:
         # Without a deserializer the raw bytes arrive here, so that those which are no message of
         # the type are told apart from a failure, and only after the caller is known.
         if rpc.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._stream(method))
-        return grpc.unary_unary_rpc_method_handler(self._unary(method))
+            return grpc.stream_stream_rpc_method_handler(self._stream(method))
+        return grpc.stream_unary_rpc_method_handler(self._unary(method))
 
     # --- one call ------------------------------------------------------------------------------
 
     def _begin(self, method: Method, context: Context, limit_s: float = 0) -> Call:
-        """Establish who calls and until when.
+        """Establish until when a call may take and what its caller, whom the door let in, may do.
 
-        Raises: DeadlineExceeded, Unauthenticated, PermissionDenied.
+        Raises: DeadlineExceeded, PermissionDenied.
         """
         remaining = context.time_remaining()
         deadline = None
@@ -126,9 +130,8 @@ class GrpcAdapter:
             deadline = time.monotonic() + remaining
         elif limit_s:
             deadline = time.monotonic() + limit_s
-        metadata = context.invocation_metadata()
-        actor = self._authenticator.authenticate(metadata)
-        call = Call(actor, method.name, deadline, self._trace_id(metadata))
+        actor = ACTOR.get()
+        call = Call(actor, method.name, deadline, self._trace_id(context.invocation_metadata()))
         CURRENT_CALL.set(call)
         if actor.role < method.minimum_role:
             call.require(method.minimum_role, method.name)
@@ -168,7 +171,7 @@ class GrpcAdapter:
             raise validation.refusal(request, violations)
         return request
 
-    def _unary(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _unary(self, method: Method) -> Callable[[object, Context], Awaitable[bytes]]:
         handler: Unary = method.handler
         filters = method.filters
         overtime = self._overtime
@@ -176,10 +179,12 @@ class GrpcAdapter:
         observe = metrics.CALL_SECONDS.labels(method.name).observe
         ok = method.finished["OK"]
         clock = time.perf_counter
+        read = self._bodies.read
 
-        async def unary(raw: bytes, context: Context) -> bytes:
+        async def unary(_: object, context: Context) -> bytes:
             started = clock()
             try:
+                raw = await read(context)
                 call = self._begin(method, context, limit_s)
                 request = self._decode(method, raw, call.actor)
                 if overtime is None or context.time_remaining() is not None:
@@ -202,20 +207,23 @@ class GrpcAdapter:
 
         return unary
 
-    def _stream(self, method: Method) -> Callable[[bytes, Context], Awaitable[None]]:
+    def _stream(self, method: Method) -> Callable[[object, Context], Awaitable[None]]:
         handler: Stream = method.handler
         is_open = metrics.STREAMS_OPEN.labels(method.name)
         sent = metrics.STREAM_MESSAGES.labels(method.name)
         recheck = not self._authenticator.is_open
 
-        async def stream(raw: bytes, context: Context) -> None:
+        async def stream(_: object, context: Context) -> None:
             task = asyncio.current_task()
             assert task is not None
             self._streams.add(task)
             is_open.inc()
             started = False
+            counted = ""
             try:
+                raw = await self._bodies.read(context)
                 call = self._begin(method, context)
+                counted = self._quotas.open_stream(call.actor.name)
                 request = self._decode(method, raw, call.actor)
                 hide = method.filters.get(call.actor.role)
                 recheck_at = time.monotonic() + _RECHECK_S
@@ -247,6 +255,7 @@ class GrpcAdapter:
                 self._streams.discard(task)
                 self._starting.discard(task)
                 self._ending.discard(task)
+                self._quotas.close_stream(counted)
                 is_open.dec()
             method.count("OK")
 

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from maitred.server.app.door import Bodies, OpenDoor, Places, refuse
+from maitred.server.errors import MaitredError
+
+MAX_WATCHES: Final = 1024
+"""Watches at once. They need no token; load balancers have one for each connection."""
 
 SERVICE = "grpc.health.v1.Health"
 
@@ -22,11 +28,14 @@ NOT_SERVING = HealthCheckResponse.NOT_SERVING
 class Health:
     """One status for the whole server and each of its services."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(self, services: Iterable[str], bodies: Bodies) -> None:
+        """Serve the status of these services; `bodies` is told of each request that has come."""
         self._known = {"", *services}
         self._status: int = NOT_SERVING
         self._changed = asyncio.Event()
         self._ending = False
+        self._bodies = bodies
+        self._places = Places(MAX_WATCHES)
 
     def set_serving(self, *, serving: bool = True) -> None:
         """Say whether calls are welcome; once shut down, they are not."""
@@ -43,16 +52,33 @@ class Health:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
+    async def _request(self, context: Any) -> HealthCheckRequest:
+        try:
+            request: HealthCheckRequest = await self._bodies.read(context)
+        except MaitredError as error:
+            await refuse(error, context)
+            raise
+        return request
+
+    async def check(self, _: object, context: Any) -> HealthCheckResponse:
         """Answer the status now."""
+        request = await self._request(context)
         if request.service not in self._known:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return HealthCheckResponse(status=self._status)
 
-    async def watch(
-        self, request: HealthCheckRequest, context: Any
-    ) -> AsyncIterator[HealthCheckResponse]:
+    async def watch(self, _: object, context: Any) -> AsyncIterator[HealthCheckResponse]:
         """Answer the status now and whenever it changes."""
+        request = await self._request(context)
+        with self._places.take(context.peer()) as there_is:
+            if not there_is:
+                await context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "too many health watches; use Check"
+                )
+            async for told in self._changes(request):
+                yield told
+
+    async def _changes(self, request: HealthCheckRequest) -> AsyncIterator[HealthCheckResponse]:
         if request.service not in self._known:
             yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
         told = None
@@ -71,10 +97,11 @@ class Health:
     def handler(self) -> grpc.GenericRpcHandler:
         """What to add to a grpc.aio server."""
         requests, respond = HealthCheckRequest.FromString, HealthCheckResponse.SerializeToString
-        return grpc.method_handlers_generic_handler(
+        made = grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Check": grpc.unary_unary_rpc_method_handler(self.check, requests, respond),
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, requests, respond),
+                "Check": grpc.stream_unary_rpc_method_handler(self.check, requests, respond),
+                "Watch": grpc.stream_stream_rpc_method_handler(self.watch, requests, respond),
             },
         )
+        return OpenDoor(made, self._bodies)

@@ -5,13 +5,72 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import resource
 import socket
 import stat
 from pathlib import Path
+from typing import Final
 
 import grpc
 
 from maitred.server.config import Settings, SettingsError
+
+FILES_KEPT: Final = 192
+"""Files that no connection may take: the store's, a backup's, the logs', the provider's sockets."""
+
+MOST_CONNECTIONS: Final = 10_000
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # A hard limit that the kernel does not take, as on macOS, leaves the soft one.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connections_allowed(settings: Settings) -> int:
+    """Answer how many connections gRPC may hold, so that files are left for all else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = 10 * MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else soft
+    left = files - FILES_KEPT
+    if settings.webhook_listen or settings.metrics_listen:
+        left -= files // 4
+    return max(16, min(settings.max_connections or MOST_CONNECTIONS, left))
+
+
+def channel_options(settings: Settings) -> list[tuple[str, int]]:
+    """Say to gRPC what must not be left to its defaults."""
+    keepalive_timeout_ms = round(settings.keepalive_timeout_s * 1000)
+    return [
+        # Else a second server on the same port would silently take half of the calls.
+        ("grpc.so_reuseport", 0),
+        # Else a burst of more than about a thousand new streams is cancelled.
+        ("grpc.server.max_pending_requests", settings.max_pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),
+        ("grpc.keepalive_time_ms", round(settings.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # This one, and not the timeout above, decides when a dead peer is given up.
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
+        (
+            "grpc.http2.min_ping_interval_without_data_ms",
+            round(settings.min_ping_interval_s * 1000),
+        ),
+        ("grpc.max_receive_message_length", settings.max_receive_bytes),
+        ("grpc.max_send_message_length", settings.max_send_bytes),
+        # Beyond it gRPC refuses in native code, which costs others little, also where streams are
+        # opened and reset as fast as they can be.
+        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # Counted when they are accepted, before a word was said.
+        ("grpc.max_allowed_incoming_connections", connections_allowed(settings)),
+        ("grpc.server_handshake_timeout_ms", round(settings.handshake_timeout_s * 1000)),
+        ("grpc.http2.settings_timeout", round(settings.handshake_timeout_s * 1000)),
+        ("grpc.max_connection_idle_ms", round(settings.connection_idle_s * 1000)),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+    ]
 
 
 def split_address(address: str, setting: str = "listen") -> tuple[str, int]:

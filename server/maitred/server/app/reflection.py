@@ -7,6 +7,8 @@ answers from the descriptors that `scripts/gen.py` writes beside the contract's 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -21,6 +23,14 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+from maitred.server.app.door import Places
+
+LONGEST_S: Final = 60.0
+"""How long a tool may keep asking on one stream."""
+
+MAX_STREAMS: Final = 64
+"""Streams at once, a quarter of them from one address."""
 
 SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
@@ -93,11 +103,24 @@ class Reflection:
             raise ValueError(f"no descriptor of {', '.join(missing)}")
         self._services = sorted(services)
         self._descriptors = descriptors
+        self._places = Places(MAX_STREAMS)
 
     async def info(
-        self, requests: AsyncIterator[pb.ServerReflectionRequest], _context: Any
+        self, requests: AsyncIterator[pb.ServerReflectionRequest], context: Any
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        """Answer every question of a stream; a file is sent once, unless it is asked for again."""
+        """Answer every question of a stream; it needs no token, so it ends after a while."""
+        with self._places.take(context.peer()) as there_is:
+            if not there_is:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many tools ask")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_S):
+                    async for answer in self._answers(requests):
+                        yield answer
+
+    async def _answers(
+        self, requests: AsyncIterator[pb.ServerReflectionRequest]
+    ) -> AsyncIterator[pb.ServerReflectionResponse]:
+        # A file is sent once.
         sent: set[str] = set()
         async for request in requests:
             response = pb.ServerReflectionResponse(

@@ -13,11 +13,18 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from maitred.server.app import health, reflection, tls, webhooks
+from maitred.server.app import door, health, reflection, tls, webhooks
 from maitred.server.app.adapter import GrpcAdapter
 from maitred.server.app.admin import version
 from maitred.server.app.auth import Authenticator
-from maitred.server.app.listening import bind_tcp, bind_unix, check_exposure, split_address
+from maitred.server.app.listening import (
+    bind_tcp,
+    bind_unix,
+    channel_options,
+    check_exposure,
+    raise_file_limit,
+    split_address,
+)
 from maitred.server.app.wiring import Parts, open_provider, wire
 from maitred.server.config import Settings, SettingsError
 from maitred.server.engine.clock import Clock, Ids
@@ -37,6 +44,8 @@ STREAMS_END_S: Final = 1.0
 """How long watches get to end by themselves before they are ended."""
 
 SAMPLE_S: Final = 1.0
+
+LOOK_S: Final = 1.0
 
 
 class StartError(Exception):
@@ -73,6 +82,7 @@ class Server:
         self._stop_metrics: Any = None
         self._webhooks: HttpListener | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -124,8 +134,10 @@ class Server:
             self._authenticator,
             unary_timeout_s=settings.unary_timeout_s,
             log_calls=settings.log_level == "debug",
+            bodies=(bodies := door.Bodies(settings.body_timeout_s)),
+            quotas=door.Quotas(settings.caller_calls_per_s, settings.caller_streams),
         )
-        self._health = health.Health(self._adapter.service_names)
+        self._health = health.Health(self._adapter.service_names, bodies)
         server = self._grpc = grpc.aio.server(options=channel_options(settings))
         server.add_generic_rpc_handlers((*self._adapter.handlers, self._health.handler))
         if settings.reflection:
@@ -141,8 +153,11 @@ class Server:
         if settings.metrics_listen:
             self._serve_metrics(settings.metrics_listen)
         await server.start()
-        parts.engine.watchdog.listeners.append(self._store_changed)
-        self._store_changed(parts.engine.watchdog.failure)
+        parts.engine.watchdog.listeners.append(self._serving_changed)
+        self._authenticator.listeners.append(self._serving_changed)
+        self._serving_changed()
+        if settings.tokens:
+            self._looking = asyncio.create_task(self._look_at_tokens(self._authenticator))
         _log.info(
             "serving",
             version=version(),
@@ -157,10 +172,19 @@ class Server:
         if self._authenticator.is_open:
             _log.warning("no tokens are set: whoever is on this machine has every right")
 
-    def _store_changed(self, failure: StoreError | None) -> None:
-        """Send callers to another server while this one cannot reach the store."""
+    def _serving_changed(self, _: object = None) -> None:
+        """Send callers to another server while this one cannot reach its store or its tokens."""
+        assert self._authenticator is not None
+        metrics.TOKENS_READABLE.set(not self._authenticator.closed)
         if self._health is not None:
-            self._health.set_serving(serving=failure is None)
+            lost = self.engine.watchdog.failure is not None or self._authenticator.closed
+            self._health.set_serving(serving=not lost)
+
+    async def _look_at_tokens(self, authenticator: Authenticator) -> None:
+        """Follow the token file, also while nobody calls: that may be because it was lost."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            authenticator.reload_if_changed()
 
     def _serve_metrics(self, address: str) -> None:
         host, port = split_address(address, "metrics_listen")
@@ -196,6 +220,8 @@ class Server:
 
     async def _abandon(self) -> None:
         """Let go of what a failed start holds."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._webhooks is not None:
             await self._webhooks.stop(0)
         if self._stop_metrics is not None:
@@ -224,6 +250,8 @@ class Server:
         _log.info("stopping", grace_s=grace_s, streams=self._adapter.open_streams)
         if self._health is not None:
             self._health.shut_down()
+        if self._looking is not None:
+            self._looking.cancel()
         self.engine.hub.stop()
         if self._webhooks is not None:
             await self._webhooks.stop(grace_s)
@@ -275,31 +303,6 @@ def open_store(settings: Settings, clock: Clock | None = None) -> Store:
         raise SettingsError(f"data: {error}") from None
 
 
-def channel_options(settings: Settings) -> list[tuple[str, int]]:
-    """Say to gRPC what must not be left to its defaults."""
-    keepalive_timeout_ms = round(settings.keepalive_timeout_s * 1000)
-    return [
-        # Else a second server on the same port would silently take half of the calls.
-        ("grpc.so_reuseport", 0),
-        # Else a burst of more than about a thousand new streams is cancelled.
-        ("grpc.server.max_pending_requests", settings.max_pending_calls),
-        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),
-        ("grpc.keepalive_time_ms", round(settings.keepalive_time_s * 1000)),
-        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # This one, and not the timeout above, decides when a dead peer is given up.
-        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
-        (
-            "grpc.http2.min_ping_interval_without_data_ms",
-            round(settings.min_ping_interval_s * 1000),
-        ),
-        ("grpc.max_receive_message_length", settings.max_receive_bytes),
-        ("grpc.max_send_message_length", settings.max_send_bytes),
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
-    ]
-
-
 def _set_next(first: asyncio.Event, second: asyncio.Event) -> None:
     (second if first.is_set() else first).set()
 
@@ -309,6 +312,7 @@ async def serve(settings: Settings) -> None:
 
     Raises: StartError, SettingsError.
     """
+    raise_file_limit()
     server = Server(settings)
     loop = asyncio.get_running_loop()
     told = asyncio.Event()

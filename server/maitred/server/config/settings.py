@@ -40,8 +40,35 @@ class Settings:
     max_metadata_bytes: int = setting(
         16 * 1024, "network", "largest metadata of a call, in bytes", least=1024
     )
+    max_connections: int = setting(
+        0,
+        "network",
+        "connections open at once; 0: what the limit of open files leaves, at most 10000",
+        least=0,
+    )
+    max_connection_streams: int = setting(
+        2048, "network", "calls and watches open at once on one connection", least=1
+    )
+    handshake_timeout_s: float = setting(
+        5.0, "network", "time a new connection gets to say what it is, in seconds", least=0.1
+    )
+    connection_idle_s: float = setting(
+        600.0, "network", "a connection without a call is closed after so many seconds", least=1
+    )
+    body_timeout_s: float = setting(
+        10.0, "network", "time a request's body gets after its head, in seconds", least=0.1
+    )
+    caller_calls_per_s: float = setting(
+        5000.0,
+        "network",
+        "calls a second of one caller by name, twice that at once; 0: no bound",
+        least=0,
+    )
+    caller_streams: int = setting(
+        20_000, "network", "watches that one caller by name may have open; 0: no bound", least=0
+    )
     max_pending_calls: int = setting(
-        100_000, "network", "calls that may wait to be taken up before more are refused", least=1
+        16_384, "network", "calls that may wait to be taken up before more are refused", least=1
     )
     unary_timeout_s: float = setting(
         60.0,
@@ -73,6 +100,7 @@ class Settings:
         "store",
         "where the data lives: sqlite:PATH, a path, postgresql://…, redis://…, or memory://",
         everyday=True,
+        secret=True,  # a URL may carry a password
     )
     backup_dir: str = setting(
         "backups",

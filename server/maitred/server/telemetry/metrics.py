@@ -136,6 +136,12 @@ CALLS: Final = _family("maitred_calls", "Finished calls.", ("method", "status"),
 CALL_SECONDS: Final = _family(
     "maitred_call_seconds", "Duration of calls that are no streams.", ("method",), Histogram
 )
+CALLS_REFUSED: Final = _family(
+    "maitred_calls_refused", "Calls refused before their body was read.", ("why",), Counter
+)
+TOKENS_READABLE: Final = _single(
+    "maitred_tokens_readable", "Whether callers are let in: 0 while the tokens are lost.", Gauge
+)
 STREAMS_OPEN: Final = _family("maitred_streams_open", "Streams open now.", ("method",), Gauge)
 STREAM_MESSAGES: Final = _family(
     "maitred_stream_messages", "Messages sent on streams.", ("method",), Counter
