@@ -12,14 +12,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
-from tests.http.conftest import Gate, Peer, Taker, listening, post, refused
+from tests.http.conftest import SIGNED, Gate, Peer, Taker, listening, post, refused
 
-from maitred.server.http import MissingExtra, connection
+from maitred.server.http import MissingExtra, connection, webhooks
 from maitred.server.http.listener import HttpBindError, HttpListener
 from maitred.server.http.webhooks import Receipt, webhook_app
 
@@ -476,6 +477,40 @@ async def test_too_many_connections_are_dropped(monkeypatch: pytest.MonkeyPatch)
         await first.send(post())
 
         assert (await first.reply()).status == 200
+
+
+async def test_half_heads_lock_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room, whoever has kept its head to itself for longest makes room."""
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 3)
+    count = refused("crowded_out")
+    async with listening(webhook_app(Taker())) as listener, AsyncExitStack() as stack:
+        half = [await stack.enter_async_context(await Peer.connect(listener)) for _ in range(3)]
+        for peer in half:
+            await peer.send("POST /webh")
+        for place in range(6):
+            async with await Peer.connect(listener) as genuine:
+                await genuine.send(post())
+                assert (await genuine.reply()).status == 200
+            if place < 3:
+                half.append(await stack.enter_async_context(await Peer.connect(listener)))
+
+        assert await half[0].rest() == b""
+        assert count() >= 1
+
+
+async def test_half_bodies_lock_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of bodies that do not come, so many are waited for; then the oldest is given up."""
+    monkeypatch.setattr(webhooks, "MAX_READING", 2)
+    async with listening(webhook_app(Taker())) as listener, AsyncExitStack() as stack:
+        half = [await stack.enter_async_context(await Peer.connect(listener)) for _ in range(3)]
+        for peer in half:
+            await peer.send(post(b"whole", headers=f"{SIGNED}Expect: 100-continue\r\n")[:-1])
+            assert (await peer.reply()).status == 100
+
+        assert (await half[0].reply()).status == 408
+        async with await Peer.connect(listener) as genuine:
+            await genuine.send(post())
+            assert (await genuine.reply()).status == 200
 
 
 @pytest.mark.parametrize("factory", LOOPS)

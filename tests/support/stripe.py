@@ -165,7 +165,8 @@ class StripeBar(Bar):
 
     async def take(self, body: bytes, signature: str) -> bool | None:
         """Take a webhook in."""
-        return await self.coordinator.receive("stripe", body, signature)
+        notice = self.coordinator.read_notice("stripe", body, signature)
+        return await self.coordinator.receive("stripe", notice)
 
     async def deliver(self, *, thin_ones: bool = False) -> list[bool | None]:
         """Deliver what Stripe sends, and follow it to its end; what was said to each."""

@@ -63,7 +63,25 @@ class State(ServerState):
         self.empty = asyncio.Event()
         """Set while there is no connection."""
         self.empty.set()
+        self.without_head: dict[Connection, None] = {}
+        """Connections whose next request has no whole head yet, the oldest first."""
+        self.leaving: set[Connection] = set()
+        """Those that were dropped to make room, until they are gone."""
         self._date_s = 0
+
+    def make_room(self, newest: Connection) -> bool:
+        """Drop whoever has kept its head to itself for longest; answers whether anybody did.
+
+        Genuine senders say theirs at once: half heads can't lock them out.
+        """
+        for oldest in self.without_head:
+            if oldest is not newest:
+                _refused("crowded_out")
+                del self.without_head[oldest]
+                self.leaving.add(oldest)
+                oldest.cut()
+                return True
+        return False
 
     def refresh_date(self) -> None:
         """Keep the Date header of answers true to the second."""
@@ -104,16 +122,19 @@ class Connection(HttpToolsProtocol):
         """Take the connection, or drop it where there are too many."""
         super().connection_made(transport)
         self.server_state.empty.clear()
-        if self.server_state.stopping or len(self.connections) > MAX_CONNECTIONS:
+        state = self.server_state
+        too_many = len(self.connections) - len(state.leaving) > MAX_CONNECTIONS
+        if state.stopping or (too_many and not state.make_room(self)):
             _refused("connection")
             transport.abort()
             return
-        self._head_timer = self.loop.call_later(HEAD_S, self._head_is_late)
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
         super().connection_lost(exc)
         self._stop_head_timer()
+        self.server_state.leaving.discard(self)
         self.resume_writing()
         self._unset_keepalive_if_required()
         if not self.connections:
@@ -147,13 +168,19 @@ class Connection(HttpToolsProtocol):
         _refused("slow_reader")
         self.cut()
 
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_S, self._head_is_late)
+        self.server_state.without_head[self] = None
+
     def _head_is_late(self) -> None:
         self._head_timer = None
+        self.server_state.without_head.pop(self, None)
         if not self._answering:
             _refused("slow_head")
             self.transport.close()
 
     def _stop_head_timer(self) -> None:
+        self.server_state.without_head.pop(self, None)
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -170,7 +197,7 @@ class Connection(HttpToolsProtocol):
             self._too_large = True
             self.send_400_response("")
         elif not self._answering and self._head_timer is None and self._idles_unwatched:
-            self._head_timer = self.loop.call_later(HEAD_S, self._head_is_late)
+            self._start_head_timer()
 
     @property
     def _idles_unwatched(self) -> bool:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from maitred.server.http import needing_extra
-from maitred.server.http.pace import Pace
 from maitred.server.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -27,9 +26,8 @@ _log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S: Final = 10
 
-RATE_PER_S: Final = 250.0
-"""So many are worked on in a second, which is many times what a house receives: what is more waits,
-so that a burst leaves most of the loop to everybody else."""
+MAX_READING: Final = 256
+"""Bodies that are being waited for; for one more, the one that is slowest is given up."""
 
 
 class Receipt(enum.Enum):
@@ -147,7 +145,7 @@ class _Endpoint:
         self._max_bytes = max_bytes
         self._header = header
         self._timeout_s = timeout_s
-        self._pace = Pace(RATE_PER_S)
+        self._reading: dict[asyncio.Timeout, None] = {}
         self._counters = {
             name: metrics.WEBHOOKS.labels(name)
             for name in (
@@ -164,7 +162,6 @@ class _Endpoint:
         started = time.perf_counter()
         answer: _Answer | None = None
         try:
-            await self._pace.enter()
             answer = await self._handle(scope, receive)
         except _Refused as refused:
             answer = refused.answer
@@ -184,7 +181,7 @@ class _Endpoint:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
-                body = await self._read(receive)
+                body = await self._read_in_turn(receive, limit)
                 limit.reschedule(loop.time() + self._timeout_s)
                 return _ANSWERS[await self._take(body, signature)]
         except _Refused:
@@ -223,6 +220,18 @@ class _Endpoint:
     def _fits(self, length: bytes) -> bool:
         # The parser has let digits through only; so many of them are never few bytes.
         return len(length) <= 16 and int(length) <= self._max_bytes
+
+    async def _read_in_turn(self, receive: Receive, limit: asyncio.Timeout) -> bytes:
+        """Read the body, giving up the oldest unfinished one where too many are."""
+        if len(self._reading) >= MAX_READING:
+            oldest = next(iter(self._reading))
+            del self._reading[oldest]
+            oldest.reschedule(asyncio.get_running_loop().time())
+        self._reading[limit] = None
+        try:
+            return await self._read(receive)
+        finally:
+            self._reading.pop(limit, None)
 
     async def _read(self, receive: Receive) -> bytes:
         """Read the body.

@@ -217,16 +217,22 @@ class PaymentCoordinator:
         if needs_work(payment):
             _job = self._jobs.start(ref.id, payment.payment_id, "sweep", ask=False)
 
-    async def receive(self, provider: str, body: bytes, signature: str) -> bool | None:
-        """Take a message in that came from outside; durable on return.
+    def read_notice(self, provider: str, body: bytes, signature: str) -> Notice:
+        """Verify and read a message that came from outside; cheap, and nothing is kept of it.
 
-        True where it is new, False where it was known, None where it is not for this server.
-        Raises: BadNotice; StoreError, where it could not be made durable.
+        Raises: BadNotice.
         """
         gateway = self._gateways.named(provider)
         if gateway is None:
             raise BadNotice(f"no provider {provider!r} takes payments here")
-        notice = gateway.provider.read_notice(body, signature)
+        return gateway.provider.read_notice(body, signature)
+
+    async def receive(self, provider: str, notice: Notice) -> bool | None:
+        """Take a message in; durable on return.
+
+        True where it is new, False where it was known, None where it is not for this server.
+        Raises: StoreError, where it could not be made durable.
+        """
         if notice.foreign or not (notice.reference or notice.payment_id):
             log.debug("notice_ignored", kind=notice.kind, reason=notice.foreign or "no payment's")
             return None
