@@ -275,7 +275,10 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class SessionCreated(_message.Message):
-    """SessionCreated carries the whole first state."""
+    """SessionCreated carries the whole first state. An answer to the request itself has that state
+    beside the event, and leaves it out here; so it is with every event that carries a whole session
+    or menu.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

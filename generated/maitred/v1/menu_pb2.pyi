@@ -109,6 +109,7 @@ class PutMenuResponse(_message.Message):
     def event(self) -> _event_pb2.Event:
         """The event that this request produced. Where nothing changed, it is request_recorded, or absent
         for a request without a request_id.
+        It leaves out the menu, which stands above.
         """
 
     def __init__(

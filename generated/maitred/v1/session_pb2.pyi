@@ -156,6 +156,7 @@ class CreateSessionResponse(_message.Message):
     def event(self) -> _event_pb2.Event:
         """The event that this request produced. Where the session was open already, it is the
         request_recorded event or, without a request_id, the event that opened the session.
+        It leaves out the session, which stands above.
         """
 
     def __init__(
@@ -463,6 +464,7 @@ class UpdateSessionResponse(_message.Message):
     def event(self) -> _event_pb2.Event:
         """The event that this request produced. Where nothing changed, it is request_recorded, or absent
         for a request without a request_id.
+        It leaves out the session, which stands above.
         """
 
     def __init__(
@@ -645,6 +647,7 @@ class ResetSessionResponse(_message.Message):
     def event(self) -> _event_pb2.Event:
         """The event that this request produced. Where nothing changed, it is request_recorded, or absent
         for a request without a request_id.
+        It leaves out the session, which stands above.
         """
 
     def __init__(

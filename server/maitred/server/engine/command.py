@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import Message
 
 from maitred.server.engine import wire
 from maitred.server.stores.base import Claim, Ref, Row
 from maitred.v1.event_pb2 import Event
+from maitred.v1.state_pb2 import Menu, Session
 
 
 @dataclass(slots=True)
@@ -54,6 +55,15 @@ class ClaimRefused(Exception):
         self.owner = owner
 
 
+_WHOLE_STATE: Final = {
+    change.name: field.name
+    for change in Event.DESCRIPTOR.oneofs_by_name["change"].fields
+    for field in (change.message_type.fields if change.message_type is not None else ())
+    if field.message_type in {Session.DESCRIPTOR, Menu.DESCRIPTOR}
+}
+"""Changes that carry a whole session or menu, by the field that does."""
+
+
 class Result(NamedTuple):
     """What a command led to: the state as it is now and the event that its request produced."""
 
@@ -67,11 +77,39 @@ class Result(NamedTuple):
     """The event itself, where it was made just now; never to be changed."""
 
     def reply(self, extras: Message | None = None) -> bytes:
-        """Serialise the response that every mutation has, plus the fields set in `extras`."""
-        return wire.reply(self.body, self.event, replayed=self.replayed, extras=extras)
+        """Serialise the response that every mutation has, plus the fields set in `extras`.
+
+        No response says its state twice: an event that carries all of it is sent without.
+        """
+        event = self._event_beside_state()
+        return wire.reply(self.body, event, replayed=self.replayed, extras=extras)
+
+    def _event_beside_state(self) -> bytes:
+        event = self.parsed_event()
+        change = event.WhichOneof("change") if event is not None else None
+        if event is None or change not in _WHOLE_STATE:
+            return self.event
+        brief = Event()
+        for field, value in event.ListFields():
+            if field.name == change:
+                carried = getattr(brief, field.name)
+                carried.SetInParent()
+                for inner, part in value.ListFields():
+                    if inner.name != _WHOLE_STATE[change]:
+                        _set(carried, inner.name, part)
+            else:
+                _set(brief, field.name, value)
+        return brief.SerializeToString()
 
     def parsed_event(self) -> Event | None:
         """The event as a message; None where nothing changed."""
         if self.message is not None:
             return self.message
         return Event.FromString(self.event) if self.event else None
+
+
+def _set(target: Message, field: str, value: Any) -> None:
+    if isinstance(value, Message):
+        getattr(target, field).CopyFrom(value)
+    else:
+        setattr(target, field, value)
