@@ -184,7 +184,7 @@ async def test_deletion_of_unknown_outcome_is_finished(pair: tuple[Engine, Engin
     store = first.store
     assert isinstance(store, Shared)
     store.fail_writes(Fault.UNKNOWN_APPLIED, Fault.UNAVAILABLE)
-    request = DeleteSessionRequest(session_id="s1", request_id="away")
+    request = DeleteSessionRequest(session_id="s1", request_id="away", reason="asked for")
     command = Command(
         session_ref("s1"), lambda state, _now: sessions.delete(state, request.reason), request
     )
