@@ -201,7 +201,7 @@ async def test_nobody_is_asked_while_nobody_watches(pair: Pair) -> None:
 async def test_deletion_elsewhere_ends_a_watch_that_was_behind(pair: Pair) -> None:
     """What was erased before it was delivered is no part of the ring; the deletion is."""
     request = DeleteSessionRequest(session_id="s1", reason="asked for")
-    command = Command(REF, lambda state, _now: sessions.delete(state, ""), request)
+    command = Command(REF, lambda state, _now: sessions.delete(state, "asked for"), request)
     with pair.second.hub.watch(REF) as topic:
         await begin(pair.second, topic)
         pair.store.lose()
