@@ -9,7 +9,7 @@ PYTEST  := $(BIN)/python -m pytest
 BENCH   := $(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools gen check-gen format lint types test check run demo bench bench-quick campaign \
+.PHONY: help setup lock audit tools gen check-gen format lint types test check run demo bench bench-quick campaign \
 	mutants check-mutants build check-wheel
 
 help: ## List the targets
@@ -17,9 +17,16 @@ help: ## List the targets
 
 setup: $(STAMP) ## Create .venv with everything installed (PYTHON=python3.13 chooses one)
 
-$(STAMP): pyproject.toml scripts/setup.sh
+$(STAMP): pyproject.toml requirements.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh $(VENV)
 	@touch $@
+
+lock: ## Rewrite requirements.lock from pyproject.toml (ARGS=--upgrade takes newer versions)
+	$(BIN)/python scripts/lock.py $(ARGS)
+
+audit: $(STAMP) ## Hold the lock against known vulnerabilities and pyproject.toml, without a network
+	$(BIN)/python scripts/lock.py --check
+	$(BIN)/python scripts/audit.py
 
 gen: $(STAMP) ## Regenerate generated/, the synchronous client and docs/reference.md
 	$(BIN)/python scripts/gen.py
@@ -57,7 +64,7 @@ tools: $(STAMP) ## Fetch what some tests stand on: grpcurl (with Go), emulate (w
 check-mutants: $(STAMP) ## Fail when a seeded fault no longer fits the code
 	$(BIN)/python scripts/mutants.py --check
 
-check: tools check-gen lint types test check-wheel ## What CI runs, in its order
+check: tools audit check-gen lint types test check-wheel ## What CI runs, in its order
 
 run: $(STAMP) ## Serve on 127.0.0.1:50051 with an embedded SQLite file
 	$(BIN)/maitred serve $(ARGS)

@@ -29,7 +29,7 @@ import maitred.client
 import maitred.v1.session_pb2
 import maitred.v1.session_pb2_grpc
 
-for name in ("server", "client", "generated", "tests"):
+for name in ("server", "client", "generated", "tests", "buf"):
     assert find.find_spec(name) is None, f"the wheel installs a package named {name}"
 assert maitred.client.__file__, "maitred.client has no __init__.py"
 for name in ("aiosqlite", "protovalidate", "structlog"):

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=${1:-.venv}
-extras='.[server,stripe,postgres,redis,dev]'
+lock=requirements.lock  # of every extra, with hashes; make lock writes it
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
@@ -39,11 +39,14 @@ recent "$venv/bin/python" || fail "$venv holds a Python older than 3.11: remove 
 
 say "installing maitred and its tools into $venv (about a minute the first time)"
 if [ -n "$uv" ]; then
-    "$uv" pip install --python "$venv/bin/python" --editable "$extras"
+    "$uv" pip install --python "$venv/bin/python" --require-hashes --requirement "$lock"
+    "$uv" pip install --python "$venv/bin/python" --no-deps --no-build-isolation --editable .
 else
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
         "$venv/bin/python" -m ensurepip >/dev/null 2>&1 ||
         fail "$venv has no pip: remove $venv, or install uv"
-    "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$extras"
+    pip="$venv/bin/python -m pip install --disable-pip-version-check"
+    $pip --require-hashes --requirement "$lock"
+    $pip --no-deps --no-build-isolation --editable .
 fi
 say "done"

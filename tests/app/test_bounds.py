@@ -10,12 +10,12 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from tests.app.conftest import FILES, Serve, empty_handlers
 
-from buf.validate import validate_pb2
 from maitred.server.app.adapter import GrpcAdapter
 from maitred.server.app.auth import Authenticator
 from maitred.server.app.methods import DEFAULT_MAX_REQUEST_BYTES
 from maitred.server.engine.call import Actor
 from maitred.server.engine.wire import varint
+from maitred.v1 import _rules_descriptors as validate_pb2
 from maitred.v1 import common_pb2, conversation_pb2, menu_pb2, session_pb2
 
 RPCS: list[MethodDescriptor] = [

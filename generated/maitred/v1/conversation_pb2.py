@@ -22,7 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from maitred.v1 import _rules as buf_dot_validate_dot_validate__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from maitred.v1 import common_pb2 as maitred_dot_v1_dot_common__pb2
 from maitred.v1 import event_pb2 as maitred_dot_v1_dot_event__pb2
