@@ -9,6 +9,7 @@ import pytest
 from maitred.server.domain import menus
 from maitred.server.domain.evolve import evolve_menu
 from maitred.server.domain.money import money
+from maitred.server.domain.search import Search
 from maitred.server.errors import (
     CardNumberRefused,
     CurrencyMismatch,
@@ -283,7 +284,7 @@ def test_items_are_found(menu: Menu, filters: dict[str, object], expected: list[
     """Every filter fits; items whose name fits come first."""
     menu.items[1].description = "never with water"
 
-    found = menus.find(menu, FindItemsRequest(**filters))  # type: ignore[arg-type]  # table
+    found = Search(menu).find(FindItemsRequest(**filters))  # type: ignore[arg-type]  # table
 
     assert [item.item_id for item in found] == expected
 
@@ -292,14 +293,14 @@ def test_sold_out_items_are_found_on_request(menu: Menu) -> None:
     """A sold-out item is left out unless asked for."""
     menu.items[3].sold_out = True
 
-    assert menus.find(menu, FindItemsRequest(query="water")) == []
-    assert len(menus.find(menu, FindItemsRequest(query="water", include_sold_out=True))) == 1
+    assert Search(menu).find(FindItemsRequest(query="water")) == []
+    assert len(Search(menu).find(FindItemsRequest(query="water", include_sold_out=True))) == 1
 
 
 def test_a_price_is_compared_in_its_currency(menu: Menu) -> None:
     """An amount in another currency is refused."""
     with pytest.raises(CurrencyMismatch):
-        menus.find(menu, FindItemsRequest(max_price=money(1, "EUR")))
+        Search(menu).find(FindItemsRequest(max_price=money(1, "EUR")))
 
 
 @pytest.mark.parametrize(
@@ -316,7 +317,7 @@ def test_recommendations(
     menu: Menu, preference: str, limit: int, expected: list[str], matched: str
 ) -> None:
     """A taste in any case; an unknown one gives the popular items."""
-    items, found = menus.recommend(menu, preference, limit)
+    items, found = Search(menu).recommend(preference, limit)
 
     assert ([item.item_id for item in items], found) == (expected, matched)
 
@@ -325,6 +326,6 @@ def test_what_is_sold_out_is_not_recommended(menu: Menu) -> None:
     """A taste of which everything is sold out gives the popular items."""
     menu.items[1].sold_out = True
 
-    items, found = menus.recommend(menu, "classy", 0)
+    items, found = Search(menu).recommend("classy", 0)
 
     assert ([item.item_id for item in items], found) == (["daiquiri"], "")

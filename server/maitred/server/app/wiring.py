@@ -22,6 +22,7 @@ from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.provider import PaymentProvider
 from maitred.server.payments.service import PaymentService
 from maitred.server.payments.simulated import SimulatedProvider
+from maitred.server.services.catalogs import Catalogs
 from maitred.server.services.conversations import ConversationService
 from maitred.server.services.menus import MenuService
 from maitred.server.services.orders import OrderService
@@ -155,6 +156,7 @@ def wire(
     coordinator = PaymentCoordinator(engine, gateways)
     sweeper = Sweeper(engine)
     watches = WatchService(engine)
+    catalogs = Catalogs(engine)
     handlers: dict[ServiceDescriptor, Sequence[object]] = {
         admin_pb2.DESCRIPTOR.services_by_name["AdminService"]: [
             AdminService(engine, sweeper, coordinator.health)
@@ -166,8 +168,8 @@ def wire(
         conversation_pb2.DESCRIPTOR.services_by_name["ConversationService"]: [
             ConversationService(engine)
         ],
-        menu_pb2.DESCRIPTOR.services_by_name["MenuService"]: [MenuService(engine)],
-        order_pb2.DESCRIPTOR.services_by_name["OrderService"]: [OrderService(engine)],
+        menu_pb2.DESCRIPTOR.services_by_name["MenuService"]: [MenuService(engine, catalogs)],
+        order_pb2.DESCRIPTOR.services_by_name["OrderService"]: [OrderService(engine, catalogs)],
         payment_pb2.DESCRIPTOR.services_by_name["PaymentService"]: [
             PaymentService(engine, coordinator),
             watches,

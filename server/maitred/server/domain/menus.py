@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from maitred.server.domain import text
 from maitred.server.domain.money import check_currency
 from maitred.server.domain.names import Index, candidates, fold, shadowed
+from maitred.server.domain.search import Search
 from maitred.server.errors import (
-    CurrencyMismatch,
     InvalidField,
     ItemAmbiguous,
     ItemNotFound,
@@ -22,13 +22,9 @@ from maitred.v1.event_pb2 import Event, ItemAvailabilityChanged, MenuPut
 from maitred.v1.menu_pb2 import (
     MARK_POLICY_KEEP,
     MARK_POLICY_REPLACE,
-    FindItemsRequest,
     MarkPolicy,
 )
 from maitred.v1.state_pb2 import Menu, MenuItem, MenuModifier
-
-DEFAULT_RECOMMENDATIONS = 5
-"""Items that Recommend names where the caller sets no limit."""
 
 
 def put(
@@ -86,13 +82,20 @@ def set_availability(menu: Menu | None, item: str, *, sold_out: bool) -> Event |
 class Catalog:
     """A menu with its items and modifiers at hand; made once for each version of a menu."""
 
-    __slots__ = ("_items", "_modifiers", "_own_modifiers", "menu")
+    __slots__ = ("_items", "_modifiers", "_own_modifiers", "menu", "search")
 
     def __init__(self, menu: Menu) -> None:
         self.menu = menu
+        self.search = Search(menu)
         self._items = Index((item.item_id, item.name, item) for item in menu.items)
         self._modifiers = _index(menu.modifiers)
         self._own_modifiers: dict[str, Index[MenuModifier]] = {}
+
+    def preparing(self) -> Iterator[None]:
+        """Do what takes long ahead of the first call that needs it, a little at a time."""
+        yield from self._items.folding()
+        yield from self._modifiers.folding()
+        yield from self.search.folding()
 
     def find_item(self, wanted: str) -> MenuItem:
         """Look an item up by id or by name, exactly and then folded.
@@ -133,50 +136,6 @@ class Catalog:
             f"{wanted!r} is the name of {len(found)} modifiers; name one by its id: {fitting}",
             metadata={**metadata, "candidates": fitting},
         )
-
-
-def find(menu: Menu, request: FindItemsRequest) -> list[MenuItem]:
-    """Find items by every filter that is set: those whose name fits first, else as on the menu.
-
-    Raises: CurrencyMismatch.
-    """
-    if request.HasField("max_price") and request.max_price.currency != menu.currency:
-        raise CurrencyMismatch(
-            f"max_price is in {request.max_price.currency}, the menu in {menu.currency}",
-            metadata={"expected": menu.currency, "got": request.max_price.currency},
-            violations=[Violation("max_price", "currency.menu", f"must be in {menu.currency}")],
-        )
-    words = fold(request.query).split()
-    section = fold(request.section)
-    tags = {fold(tag) for tag in request.tags}
-    found = [
-        item
-        for item in menu.items
-        if (request.include_sold_out or not item.sold_out)
-        and (not section or fold(item.section) == section)
-        and tags <= {fold(tag) for tag in item.tags}
-        and not (
-            request.HasField("max_price") and item.price.minor_units > request.max_price.minor_units
-        )
-        and _holds(_searchable(item), words)
-    ]
-    found.sort(key=lambda item: not _holds(fold(item.name), words))
-    return found
-
-
-def recommend(menu: Menu, preference: str, limit: int) -> tuple[list[MenuItem], str]:
-    """Name items that suit a taste, and the taste that was found.
-
-    An unknown taste, and one of which everything is sold out, gives the popular items.
-    """
-    most = limit or DEFAULT_RECOMMENDATIONS
-    folded = fold(preference)
-    for known in menu.preferences:
-        if fold(known.name) == folded:
-            suiting = _available(menu, known.item_ids)
-            if suiting:
-                return suiting[:most], known.name
-    return _available(menu, menu.popular_item_ids)[:most], ""
 
 
 class _Problems:
@@ -273,16 +232,3 @@ def _content(menu: Menu) -> Menu:
     content.ClearField("version")
     content.ClearField("updated_at")
     return content
-
-
-def _searchable(item: MenuItem) -> str:
-    return fold("\n".join((item.name, item.description, item.section, *item.tags)))
-
-
-def _holds(folded: str, words: Sequence[str]) -> bool:
-    return all(word in folded for word in words)
-
-
-def _available(menu: Menu, item_ids: Iterable[str]) -> list[MenuItem]:
-    items = {item.item_id: item for item in menu.items if not item.sold_out}
-    return [items[item_id] for item_id in dict.fromkeys(item_ids) if item_id in items]

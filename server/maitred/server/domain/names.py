@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
@@ -118,7 +118,9 @@ def is_visible(text: str) -> bool:
     """Whether anything of a text can be seen: a letter, a digit or a sign, and not only marks."""
     if text.isascii():
         return any("!" <= char <= "~" for char in text)
-    return any(_has_ink(char) for char in _UNSEEN.sub("", text)) and bool(fold(text))
+    seen = _UNSEEN.sub("", text)
+    # A letter or a digit is never folded away, and folding takes long.
+    return any(map(str.isalnum, seen)) or (any(map(_has_ink, seen)) and bool(fold(text)))
 
 
 class Index(Generic[T]):
@@ -145,14 +147,20 @@ class Index(Generic[T]):
         named = self._by_name.get(wanted)
         return named if named is not None else self._folded().get(fold(wanted), ())
 
+    def folding(self) -> Iterator[None]:
+        """Fold every name ahead of the first look-up that needs it, with a pause after each."""
+        by_folded: dict[str, list[T]] = {}
+        for entry_id, name, entry in self._entries:
+            for key in {fold(entry_id), fold(name)}:
+                by_folded.setdefault(key, []).append(entry)
+            yield
+        self._by_folded = by_folded
+
     def _folded(self) -> dict[str, list[T]]:
         if self._by_folded is None:
-            by_folded: dict[str, list[T]] = {}
-            for entry_id, name, entry in self._entries:
-                for key in {fold(entry_id), fold(name)}:
-                    by_folded.setdefault(key, []).append(entry)
-            self._by_folded = by_folded
-        return self._by_folded
+            for _ in self.folding():
+                pass
+        return self._by_folded or {}
 
 
 def shadowed(entries: Sequence[tuple[str, str]]) -> list[int]:

@@ -13,6 +13,7 @@ from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import menu_ref
+from maitred.server.services.catalogs import Catalogs
 from maitred.server.stores.base import Head, HeadFilter, Kind
 from maitred.v1 import menu_pb2 as pb
 
@@ -20,8 +21,9 @@ from maitred.v1 import menu_pb2 as pb
 class MenuService:
     """Keeps menus and finds items on them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs) -> None:
         self._engine = engine
+        self._catalogs = catalogs
 
     async def PutMenu(self, request: pb.PutMenuRequest, call: Call) -> bytes:
         """Store a menu whole."""
@@ -64,11 +66,11 @@ class MenuService:
 
     async def FindItems(self, request: pb.FindItemsRequest, call: Call) -> Message:
         """Find items by words, section, tags and price."""
-        menu = (await self._engine.menu(request.menu_id)).state
-        return pb.FindItemsResponse(items=menus.find(menu, request))
+        catalog = await self._catalogs.of(request.menu_id)
+        return pb.FindItemsResponse(items=catalog.search.find(request))
 
     async def Recommend(self, request: pb.RecommendRequest, call: Call) -> Message:
         """Name items that suit a taste."""
-        menu = (await self._engine.menu(request.menu_id)).state
-        items, matched = menus.recommend(menu, request.preference, request.limit)
+        catalog = await self._catalogs.of(request.menu_id)
+        items, matched = catalog.search.recommend(request.preference, request.limit)
         return pb.RecommendResponse(items=items, matched_preference=matched)

@@ -14,6 +14,7 @@ from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import session_ref
+from maitred.server.services.catalogs import Catalogs
 from maitred.server.stores.base import RowFilter, Table
 from maitred.v1 import order_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
@@ -22,9 +23,6 @@ from maitred.v1.state_pb2 import Order, Session
 
 _OPEN = 2**63 - 1
 """Position of the open order in a listing: before every placed one."""
-
-_CATALOGS = 100
-"""Menus whose items are kept at hand."""
 
 
 class _Listed(NamedTuple):
@@ -37,9 +35,9 @@ class _Listed(NamedTuple):
 class OrderService:
     """Puts orders together and places them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs) -> None:
         self._engine = engine
-        self._catalogs: dict[str, Catalog] = {}
+        self._catalogs = catalogs
 
     async def AddItem(self, request: pb.AddItemRequest, call: Call) -> bytes:
         """Add a line at the menu's price, or at the open price that staff names."""
@@ -48,7 +46,7 @@ class OrderService:
         async def prepare(session: Session) -> None:
             nonlocal catalog
             if not request.HasField("open_price"):
-                catalog = await self._catalog(session.menu_id)
+                catalog = await self._catalogs.of(session.menu_id)
 
         def decide(session: Session, _now: int) -> Event:
             return orders.add_item(
@@ -140,17 +138,6 @@ class OrderService:
             order.CopyFrom(each.order)
             order.paid = orders.is_paid(session, order)
         return response
-
-    async def _catalog(self, menu_id: str) -> Catalog:
-        """Read a menu with its items at hand."""
-        menu = (await self._engine.menu(menu_id)).state
-        catalog = self._catalogs.get(menu_id)
-        # The very same state object: nobody changes one in place.
-        if catalog is None or catalog.menu is not menu:
-            if len(self._catalogs) >= _CATALOGS:
-                self._catalogs.clear()
-            catalog = self._catalogs[menu_id] = Catalog(menu)
-        return catalog
 
     async def _placed(self, session_id: str, number: int) -> Order | None:
         where = RowFilter(ref=session_ref(session_id), keys=(f"{session_id}/{number}",))
