@@ -10,6 +10,7 @@ import pytest
 from maitred.server.domain import menus, orders, sessions, tips
 from maitred.server.domain.evolve import EVENT_SCHEMA, evolve_menu, evolve_session, fold_session
 from maitred.server.domain.money import money
+from maitred.server.domain.settlement import last_number
 from maitred.server.domain.tab import Tab
 from maitred.v1.common_pb2 import Money
 from maitred.v1.event_pb2 import Event, PaymentChanged
@@ -161,10 +162,10 @@ class Log:
     def open_payment(self) -> Event:
         """Record a payment for what is owed now, as open."""
         tab = Tab(self.session)
-        latest = self.session.latest_payment
+        number = last_number(self.session) + 1
         payment = Payment(
-            payment_id=f"p-{latest.number + 1}",
-            number=latest.number + 1,
+            payment_id=f"p-{number}",
+            number=number,
             status=PAYMENT_STATUS_OPEN,
             amount=usd(tab.total),
             tab_amount=usd(tab.tab),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maitred.server.domain import payments, sessions, settlement
+from maitred.server.domain import changes, payments, sessions, settlement
 from maitred.server.domain.money import money
 from maitred.server.domain.snapshots import (
     ProviderRefund,
@@ -666,7 +666,7 @@ def test_a_new_attempt_has_a_new_key_and_the_same_parameters(till: Till) -> None
 def test_a_session_without_payments_has_none_to_find(log: Any) -> None:
     """Also where no id is given."""
     with pytest.raises(PaymentNotFound):
-        payments.find_payment(log.session, "")
+        changes.find_payment(log.session, "")
 
 
 # --- properties -----------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class Bar:
 
     async def payment(self, payment_id: str = "", name: str = "s1") -> Payment:
         """Read a payment."""
-        return await self.coordinator.payment(name, payment_id)
+        return (await self.coordinator.payment(name, payment_id))[1]
 
     def pay(self, payment: Payment, **how: Any) -> ProviderSnapshot:
         """Pay as a guest does, without anybody being told."""

@@ -428,7 +428,7 @@ async def test_19_a_payment_is_canceled_only_when_the_link_is_dead(bar: Bar) -> 
     assert (waiting.status, waiting.cancel_requested) == (PAYMENT_STATUS_OPEN, True)
     assert (payment.status, payment.reason) == (PAYMENT_STATUS_CANCELED, "no")
     assert simulated.unpaid(bar.books, clock=bar.clock) == []
-    assert (await cancel(bar)).status == PAYMENT_STATUS_CANCELED
+    assert (await cancel(bar, payment.payment_id)).status == PAYMENT_STATUS_CANCELED
 
 
 async def test_20_a_changed_tab_withdraws_its_link_by_itself(bar: Bar) -> None:
@@ -483,18 +483,21 @@ async def test_21_cash_and_card_for_the_same_tab_are_both_kept(bar: Bar) -> None
 
 
 async def test_22_another_amount_waits_for_a_person(bar: Bar) -> None:
-    """Nothing is settled, the next payment is refused, and staff decides."""
+    """Nothing is settled, no other link is made, and staff decides."""
     payment = (await bar.create()).payment
     bar.pay(payment)
     bar.provider.books.amend(payment.provider_payment_id, "amount", 1000, bar.clock.now_ns())
     await bar.hear()
     waiting = await bar.session()
     await bar.order(100)
-    with pytest.raises(PreviousPaymentUnresolved):
-        await bar.create()
+    asked = await bar.create()
     await complete(
         bar, payment_id=payment.payment_id, method=PAYMENT_METHOD_CASH, reason="a discount"
     )
+
+    assert asked.payment.payment_id == payment.payment_id
+    assert asked.next_action.kind == pb.NEXT_ACTION_KIND_CALL_STAFF
+    assert "10.00 USD arrived instead of 13.00 USD" in asked.next_action.text
 
     assert waiting.attention == ATTENTION_AMOUNT_MISMATCH
     assert waiting.payment.tab_total == usd(1300)

@@ -963,12 +963,15 @@ class PaymentChanged(_message.Message):
     PAID_THROUGH_LINE_FIELD_NUMBER: _builtins.int
     ATTENTION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    LAST_PAYMENT_NUMBER_FIELD_NUMBER: _builtins.int
     paid_through_line: _builtins.int
     """Lines up to this number are covered by a settled payment."""
     attention: _state_pb2.Attention.ValueType
     """The session's attention after it."""
     source: _builtins.str
     """Where the news comes from: "create", "poll", "webhook", "staff", "check", "sweep"."""
+    last_payment_number: _builtins.int
+    """The session's last_payment_number after it."""
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
         """The payment after it."""
@@ -990,10 +993,11 @@ class PaymentChanged(_message.Message):
         paid_through_line: _builtins.int = ...,
         attention: _state_pb2.Attention.ValueType = ...,
         source: _builtins.str = ...,
+        last_payment_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "ledger", b"ledger", "paid_through_line", b"paid_through_line", "payment", b"payment", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "last_payment_number", b"last_payment_number", "ledger", b"ledger", "paid_through_line", b"paid_through_line", "payment", b"payment", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

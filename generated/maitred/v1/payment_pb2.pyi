@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maitred.v1 import common_pb2 as _common_pb2
 from maitred.v1 import event_pb2 as _event_pb2
 from maitred.v1 import state_pb2 as _state_pb2
@@ -21,6 +22,74 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _NextActionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NextActionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NextActionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NEXT_ACTION_KIND_UNSPECIFIED: _NextActionKind.ValueType  # 0
+    """Not an action."""
+    NEXT_ACTION_KIND_PAY: _NextActionKind.ValueType  # 1
+    """Show the guest the url."""
+    NEXT_ACTION_KIND_CREATE_PAYMENT: _NextActionKind.ValueType  # 2
+    """The link is dead, or asks for another amount than is owed: call CreatePayment."""
+    NEXT_ACTION_KIND_WAIT: _NextActionKind.ValueType  # 3
+    """The link is being made or withdrawn, or the money is on its way: look again after retry_after."""
+    NEXT_ACTION_KIND_CALL_STAFF: _NextActionKind.ValueType  # 4
+    """A person must decide."""
+    NEXT_ACTION_KIND_NONE: _NextActionKind.ValueType  # 5
+    """Nothing: it is paid, or there is nothing to pay."""
+
+class NextActionKind(_NextActionKind, metaclass=_NextActionKindEnumTypeWrapper):
+    """NextActionKind is what to do."""
+
+NEXT_ACTION_KIND_UNSPECIFIED: NextActionKind.ValueType  # 0
+"""Not an action."""
+NEXT_ACTION_KIND_PAY: NextActionKind.ValueType  # 1
+"""Show the guest the url."""
+NEXT_ACTION_KIND_CREATE_PAYMENT: NextActionKind.ValueType  # 2
+"""The link is dead, or asks for another amount than is owed: call CreatePayment."""
+NEXT_ACTION_KIND_WAIT: NextActionKind.ValueType  # 3
+"""The link is being made or withdrawn, or the money is on its way: look again after retry_after."""
+NEXT_ACTION_KIND_CALL_STAFF: NextActionKind.ValueType  # 4
+"""A person must decide."""
+NEXT_ACTION_KIND_NONE: NextActionKind.ValueType  # 5
+"""Nothing: it is paid, or there is nothing to pay."""
+Global___NextActionKind: _TypeAlias = NextActionKind  # noqa: Y015
+
+class _PaymentOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PaymentOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAYMENT_OUTCOME_UNSPECIFIED: _PaymentOutcome.ValueType  # 0
+    """There is no payment."""
+    PAYMENT_OUTCOME_PENDING: _PaymentOutcome.ValueType  # 1
+    """Nothing is decided: it can be paid, or the money is on its way."""
+    PAYMENT_OUTCOME_PAID: _PaymentOutcome.ValueType  # 2
+    """The money is there."""
+    PAYMENT_OUTCOME_DEAD: _PaymentOutcome.ValueType  # 3
+    """It failed, expired or was canceled: no money came."""
+    PAYMENT_OUTCOME_SUPERSEDED: _PaymentOutcome.ValueType  # 4
+    """What is owed changed: the link is or will be dead, and another payment takes its place."""
+
+class PaymentOutcome(_PaymentOutcome, metaclass=_PaymentOutcomeEnumTypeWrapper):
+    """PaymentOutcome is what became of a payment: all that a UI must tell apart."""
+
+PAYMENT_OUTCOME_UNSPECIFIED: PaymentOutcome.ValueType  # 0
+"""There is no payment."""
+PAYMENT_OUTCOME_PENDING: PaymentOutcome.ValueType  # 1
+"""Nothing is decided: it can be paid, or the money is on its way."""
+PAYMENT_OUTCOME_PAID: PaymentOutcome.ValueType  # 2
+"""The money is there."""
+PAYMENT_OUTCOME_DEAD: PaymentOutcome.ValueType  # 3
+"""It failed, expired or was canceled: no money came."""
+PAYMENT_OUTCOME_SUPERSEDED: PaymentOutcome.ValueType  # 4
+"""What is owed changed: the link is or will be dead, and another payment takes its place."""
+Global___PaymentOutcome: _TypeAlias = PaymentOutcome  # noqa: Y015
 
 @_typing.final
 class GetPaymentStateRequest(_message.Message):
@@ -61,7 +130,7 @@ class GetPaymentStateResponse(_message.Message):
 
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
-        """The newest payment; absent before the first."""
+        """The newest payment since the session began or was reset; absent before the first."""
 
     def __init__(
         self,
@@ -403,12 +472,17 @@ class CreatePaymentResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    NEXT_ACTION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     PAYMENT_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """The request was answered before; nothing changed this time."""
+    @_builtins.property
+    def next_action(self) -> Global___NextAction:
+        """What to do with it: show the link, wait, or call staff."""
+
     @_builtins.property
     def session(self) -> _state_pb2.Session:
         """The session as it is now."""
@@ -426,18 +500,64 @@ class CreatePaymentResponse(_message.Message):
     def __init__(
         self,
         *,
+        next_action: Global___NextAction | None = ...,
         session: _state_pb2.Session | None = ...,
         event: _event_pb2.Event | None = ...,
         replayed: _builtins.bool = ...,
         payment: _state_pb2.Payment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "payment", b"payment", "session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_action", b"next_action", "payment", b"payment", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "payment", b"payment", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_action", b"next_action", "payment", b"payment", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreatePaymentResponse: _TypeAlias = CreatePaymentResponse  # noqa: Y015
+
+@_typing.final
+class NextAction(_message.Message):
+    """NextAction says what whoever serves the guest is to do about a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    kind: Global___NextActionKind.ValueType
+    """What to do; switch on this."""
+    url: _builtins.str
+    """PAY: where the guest pays. Empty for everything else."""
+    text: _builtins.str
+    """The same in words, for people and models."""
+    @_builtins.property
+    def amount(self) -> _common_pb2.Money:
+        """PAY: what the guest is asked for. CREATE_PAYMENT: what a new link would ask for. WAIT: what is on
+        its way or, where something is owed beside it, that. CALL_STAFF: what arrived, or is missing. NONE:
+        what is owed since, if anything.
+        """
+
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """WAIT: when to look again."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___NextActionKind.ValueType = ...,
+        url: _builtins.str = ...,
+        amount: _common_pb2.Money | None = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "kind", b"kind", "retry_after", b"retry_after", "text", b"text", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NextAction: _TypeAlias = NextAction  # noqa: Y015
 
 @_typing.final
 class GetPaymentRequest(_message.Message):
@@ -450,7 +570,7 @@ class GetPaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     payment_id: _builtins.str
-    """The payment; empty means the newest."""
+    """The payment; empty means the newest since the session began or was reset."""
     def __init__(
         self,
         *,
@@ -472,18 +592,28 @@ class GetPaymentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYMENT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    NEXT_ACTION_FIELD_NUMBER: _builtins.int
+    outcome: Global___PaymentOutcome.ValueType
+    """What became of it."""
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
         """The payment."""
+
+    @_builtins.property
+    def next_action(self) -> Global___NextAction:
+        """What to do about it."""
 
     def __init__(
         self,
         *,
         payment: _state_pb2.Payment | None = ...,
+        outcome: Global___PaymentOutcome.ValueType = ...,
+        next_action: Global___NextAction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_action", b"next_action", "payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_action", b"next_action", "outcome", b"outcome", "payment", b"payment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -502,7 +632,9 @@ class CheckPaymentRequest(_message.Message):
     session_id: _builtins.str
     """The session."""
     payment_id: _builtins.str
-    """The payment; empty means the newest."""
+    """The payment; empty means the open one or, while nothing was ordered since, the one that paid.
+    Anything else is PAYMENT_NOT_FOUND.
+    """
     require_settled: _builtins.bool
     """A payment that is still open at the end of the wait is PAYMENT_TIMEOUT too."""
     @_builtins.property
@@ -534,8 +666,12 @@ class CheckPaymentResponse(_message.Message):
     PAYMENT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     WAIT_EXPIRED_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    NEXT_ACTION_FIELD_NUMBER: _builtins.int
     wait_expired: _builtins.bool
     """The time ran out before the payment settled."""
+    outcome: Global___PaymentOutcome.ValueType
+    """What became of it."""
     @_builtins.property
     def payment(self) -> _state_pb2.Payment:
         """The payment."""
@@ -544,16 +680,22 @@ class CheckPaymentResponse(_message.Message):
     def state(self) -> _state_pb2.PaymentState:
         """Balance, tab, tip, status."""
 
+    @_builtins.property
+    def next_action(self) -> Global___NextAction:
+        """What to do about it."""
+
     def __init__(
         self,
         *,
         payment: _state_pb2.Payment | None = ...,
         state: _state_pb2.PaymentState | None = ...,
         wait_expired: _builtins.bool = ...,
+        outcome: Global___PaymentOutcome.ValueType = ...,
+        next_action: Global___NextAction | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_action", b"next_action", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "state", b"state", "wait_expired", b"wait_expired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_action", b"next_action", "outcome", b"outcome", "payment", b"payment", "state", b"state", "wait_expired", b"wait_expired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -585,7 +727,9 @@ class CancelPaymentRequest(_message.Message):
     expected_reset_count: _builtins.int
     """Refuse unless the session was reset this many times."""
     payment_id: _builtins.str
-    """The payment; empty means the newest."""
+    """The payment; empty means the open one or, while nothing was ordered since, the one that paid.
+    Anything else is PAYMENT_NOT_FOUND.
+    """
     reason: _builtins.str
     """Why."""
     def __init__(
@@ -687,7 +831,9 @@ class CompletePaymentRequest(_message.Message):
     expected_reset_count: _builtins.int
     """Refuse unless the session was reset this many times."""
     payment_id: _builtins.str
-    """The payment; empty means the newest open one, or a new one for the tab where method is given."""
+    """The payment. Empty means, with a method, a new one for the tab; without, the open one or, while
+    nothing was ordered since, the one that paid. Anything else is PAYMENT_NOT_FOUND.
+    """
     method: _state_pb2.PaymentMethod.ValueType
     """How it was paid, where the provider does not know; STAFF only."""
     reason: _builtins.str

@@ -137,7 +137,8 @@ class PaymentServiceServicer(object):
     def CreatePayment(self, request, context):
         """CreatePayment asks for tab + tip - credit and returns the link. While a payment for the same
         amount can be paid, it returns that one; a link that asks for something else, or is past its
-        time, is made unusable first. What the server itself finds out on the way does not count as a
+        time, is made unusable first. While money is on its way by a slow method, or waits for staff to
+        decide, it returns that payment: next_action says what to do in each case. What the server itself finds out on the way does not count as a
         change of the versions that the request expects; what others change does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,8 +169,9 @@ class PaymentServiceServicer(object):
 
     def CompletePayment(self, request, context):
         """CompletePayment settles what the provider confirms. Without its proof (cash, card terminal) it
-        needs STAFF, a method and a reason, and an open link is made unusable first. Expected versions
-        are those before that, as for CreatePayment.
+        needs STAFF, a method and a reason, and an open link is made unusable first. Beside a payment
+        that is PROCESSING it settles what that does not cover. Expected versions are those before that,
+        as for CreatePayment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,8 @@ class PaymentServiceStub:
     CreatePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreatePaymentRequest, _payment_pb2.CreatePaymentResponse]
     """CreatePayment asks for tab + tip - credit and returns the link. While a payment for the same
     amount can be paid, it returns that one; a link that asks for something else, or is past its
-    time, is made unusable first. What the server itself finds out on the way does not count as a
+    time, is made unusable first. While money is on its way by a slow method, or waits for staff to
+    decide, it returns that payment: next_action says what to do in each case. What the server itself finds out on the way does not count as a
     change of the versions that the request expects; what others change does.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
@@ -40,8 +41,9 @@ class PaymentServiceStub:
     """CancelPayment withdraws an open payment. If the guest was faster, the payment has succeeded."""
     CompletePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CompletePaymentRequest, _payment_pb2.CompletePaymentResponse]
     """CompletePayment settles what the provider confirms. Without its proof (cash, card terminal) it
-    needs STAFF, a method and a reason, and an open link is made unusable first. Expected versions
-    are those before that, as for CreatePayment.
+    needs STAFF, a method and a reason, and an open link is made unusable first. Beside a payment
+    that is PROCESSING it settles what that does not cover. Expected versions are those before that,
+    as for CreatePayment.
     """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
     """RefundPayment gives money back."""
@@ -95,7 +97,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_payment_pb2.CreatePaymentResponse]:
         """CreatePayment asks for tab + tip - credit and returns the link. While a payment for the same
         amount can be paid, it returns that one; a link that asks for something else, or is past its
-        time, is made unusable first. What the server itself finds out on the way does not count as a
+        time, is made unusable first. While money is on its way by a slow method, or waits for staff to
+        decide, it returns that payment: next_action says what to do in each case. What the server itself finds out on the way does not count as a
         change of the versions that the request expects; what others change does.
         """
 
@@ -132,8 +135,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payment_pb2.CompletePaymentRequest, _abc.Awaitable[_payment_pb2.CompletePaymentResponse]],
     ) -> _abc.Awaitable[_payment_pb2.CompletePaymentResponse]:
         """CompletePayment settles what the provider confirms. Without its proof (cash, card terminal) it
-        needs STAFF, a method and a reason, and an open link is made unusable first. Expected versions
-        are those before that, as for CreatePayment.
+        needs STAFF, a method and a reason, and an open link is made unusable first. Beside a payment
+        that is PROCESSING it settles what that does not cover. Expected versions are those before that,
+        as for CreatePayment.
         """
 
     @_abc_1.abstractmethod

@@ -404,6 +404,7 @@ class Session(_message.Message):
     LAST_ORDER_NUMBER_FIELD_NUMBER: _builtins.int
     LAST_LINE_NUMBER_FIELD_NUMBER: _builtins.int
     PAID_THROUGH_LINE_FIELD_NUMBER: _builtins.int
+    LAST_PAYMENT_NUMBER_FIELD_NUMBER: _builtins.int
     CLOSE_REASON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the caller or a UUIDv7."""
@@ -429,6 +430,8 @@ class Session(_message.Message):
     """Number of the last line that was added."""
     paid_through_line: _builtins.int
     """Lines up to this number are covered by a settled payment."""
+    last_payment_number: _builtins.int
+    """The highest number that a payment of the session has; numbers go on after a reset."""
     close_reason: _builtins.str
     """Why the session was closed or its tab written off."""
     @_builtins.property
@@ -465,7 +468,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def latest_payment(self) -> Global___Payment:
-        """The newest payment, open or settled; absent before the first."""
+        """The newest payment since the session began or was reset, open or settled; one that is under way
+        stays the newest. Absent before the first.
+        """
 
     @_builtins.property
     def ledger(self) -> Global___Ledger:
@@ -496,11 +501,12 @@ class Session(_message.Message):
         last_order_number: _builtins.int = ...,
         last_line_number: _builtins.int = ...,
         paid_through_line: _builtins.int = ...,
+        last_payment_number: _builtins.int = ...,
         close_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "conversation", b"conversation", "created_at", b"created_at", "expires_at", b"expires_at", "latest_payment", b"latest_payment", "ledger", b"ledger", "order", b"order", "payment", b"payment", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attributes", b"attributes", "balance_policy", b"balance_policy", "close_reason", b"close_reason", "conversation", b"conversation", "created_at", b"created_at", "customer_id", b"customer_id", "expires_at", b"expires_at", "idle_seconds", b"idle_seconds", "labels", b"labels", "last_line_number", b"last_line_number", "last_order_number", b"last_order_number", "latest_payment", b"latest_payment", "ledger", b"ledger", "menu_id", b"menu_id", "order", b"order", "paid_through_line", b"paid_through_line", "payment", b"payment", "reset_count", b"reset_count", "session_id", b"session_id", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attributes", b"attributes", "balance_policy", b"balance_policy", "close_reason", b"close_reason", "conversation", b"conversation", "created_at", b"created_at", "customer_id", b"customer_id", "expires_at", b"expires_at", "idle_seconds", b"idle_seconds", "labels", b"labels", "last_line_number", b"last_line_number", "last_order_number", b"last_order_number", "last_payment_number", b"last_payment_number", "latest_payment", b"latest_payment", "ledger", b"ledger", "menu_id", b"menu_id", "order", b"order", "paid_through_line", b"paid_through_line", "payment", b"payment", "reset_count", b"reset_count", "session_id", b"session_id", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -914,7 +920,7 @@ class PaymentState(_message.Message):
     status: Global___TabStatus.ValueType
     """Derived from the newest payment and the tab."""
     payment_id: _builtins.str
-    """The newest payment."""
+    """The session's latest_payment."""
     needs_reconciliation: _builtins.bool
     """A payment needs somebody or something to find out what became of it."""
     version: _builtins.int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from maitred.server.domain.tab import UNSETTLED
+from maitred.server.errors import PaymentNotFound
 from maitred.v1.event_pb2 import Event
-from maitred.v1.state_pb2 import Payment, Session
+from maitred.v1.state_pb2 import TAB_STATUS_COMPLETED, Payment, Session
 
 PAYMENT_CHANGES = frozenset(
     name
@@ -54,3 +55,24 @@ def newest_payment(session: Session) -> Payment | None:
         return None
     payment = session.latest_payment
     return payment if payment.reset_count == session.reset_count else None
+
+
+def find_payment(session: Session, payment_id: str, *, ended: bool = False) -> Payment | None:
+    """Take a payment from the session's state; None where only the store knows it.
+
+    Without an id, the newest of this visit if it is open, or paid for all that was ordered: one
+    that is over says nothing about a tab that is open. `ended` takes the newest of this visit
+    anyway. Raises: PaymentNotFound, where there is no such payment.
+    """
+    if payment_id:
+        latest = session.latest_payment
+        return latest if latest.payment_id == payment_id else None
+    newest = newest_payment(session)
+    if newest is None:
+        raise PaymentNotFound("there is no payment since the session began or was reset")
+    paid_up = session.payment.status == TAB_STATUS_COMPLETED
+    if not ended and is_settled(newest) and not paid_up:
+        raise PaymentNotFound(
+            "no payment is open; name one by its payment_id, or ask for one with CreatePayment"
+        )
+    return newest

@@ -211,11 +211,11 @@ def _tip(after: Session, change: ev.TipSet, _event: ev.Event) -> None:
 
 
 def _payment(after: Session, change: ev.PaymentChanged, _event: ev.Event) -> None:
-    newest = (
-        after.HasField("latest_payment") and after.latest_payment.number > change.payment.number
-    )
-    if not newest:
+    # The event says which payment is the newest after it: it need not be the one that changed.
+    if change.payment.payment_id == change.state.payment_id:
         after.latest_payment.CopyFrom(change.payment)
+    if change.last_payment_number:
+        after.last_payment_number = change.last_payment_number
     after.payment.CopyFrom(change.state)
     after.ledger.CopyFrom(change.ledger)
     after.paid_through_line = change.paid_through_line

@@ -7,13 +7,16 @@ of its session. What the provider says is applied by `settlement`, never here.
 from __future__ import annotations
 
 from maitred.server.domain import text
-from maitred.server.domain.money import MAX_MINOR_UNITS, format_money, money, step_of
+from maitred.server.domain.charging import require_chargeable
+from maitred.server.domain.money import format_money, money, step_of
+from maitred.server.domain.outcomes import Rest, rest_beside
 from maitred.server.domain.settlement import (
     apply_snapshot,
     asks_for_what_is_owed,
     changed,
     copy,
     is_unsettled,
+    last_number,
     record_refund,
     settle,
     timestamp,
@@ -21,11 +24,9 @@ from maitred.server.domain.settlement import (
 from maitred.server.domain.snapshots import ProviderSnapshot, Terms
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
-    AmountOutOfRange,
     InvalidField,
     NothingToPay,
     PaymentNotConfirmed,
-    PaymentNotFound,
     PaymentOpen,
     PaymentSettled,
     PreviousPaymentUnresolved,
@@ -44,6 +45,7 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_CREATING,
     PAYMENT_STATUS_OPEN,
     PAYMENT_STATUS_OUTCOME_UNKNOWN,
+    PAYMENT_STATUS_PROCESSING,
     PAYMENT_STATUS_SUCCEEDED,
     REFUND_STATUS_PENDING,
     REFUND_STATUS_SUCCEEDED,
@@ -61,13 +63,14 @@ HOUSE = "house"
 def request_payment(session: Session, now_ns: int, payment_id: str, terms: Terms) -> Event | None:
     """Record that what is owed is to be paid; None where an open payment asks for just that.
 
+    None also where money is on its way or waits for staff: no other link may be made then.
     What credit covers wholly is settled at once. Raises: NothingToPay, AmountOutOfRange,
     PreviousPaymentUnresolved, and the refusal of the terms.
     """
     tab = Tab(session)
     if has_open_payment(session):
         latest = session.latest_payment
-        if _can_be_joined(latest, tab, now_ns):
+        if _can_be_joined(latest, tab, now_ns) or _decides_itself(latest):
             return None
         raise PreviousPaymentUnresolved(
             "the link before this one is not known to be dead yet; try again",
@@ -78,7 +81,7 @@ def request_payment(session: Session, now_ns: int, payment_id: str, terms: Terms
     amount = payment.amount.minor_units
     if amount == 0:
         return _settle_by_hand(session, tab, None, payment, PAYMENT_METHOD_CREDIT, "", now_ns)
-    _require_chargeable(amount, tab.currency, terms)
+    require_chargeable(amount, tab.currency, terms)
     if terms.refusal is not None:
         raise terms.refusal
     payment.status = PAYMENT_STATUS_CREATING
@@ -185,18 +188,19 @@ def complete_by_hand(
 ) -> Event | None:
     """Settle on the word of staff: a payment whose link is dead or, without one, the whole tab.
 
-    None where it is settled already. Raises: ReasonRequired, PaymentOpen, PaymentSettled,
-    NothingToPay.
+    Beside a payment that is on its way, what that does not cover. None where it is settled already.
+    Raises: ReasonRequired, PaymentOpen, PaymentSettled, NothingToPay.
     """
     reason = text.why(reason, "the payment is completed by hand")
     tab = Tab(session)
     if payment is None:
-        if has_open_payment(session):
-            raise _link_alive(session.latest_payment)
-        payment = _new_payment(session, tab, now_ns, payment_id)
+        beside = session.latest_payment if has_open_payment(session) else None
+        if beside is not None and beside.status != PAYMENT_STATUS_PROCESSING:
+            raise _link_alive(beside)
+        payment = _new_payment(session, tab, now_ns, payment_id, beside)
         if payment.amount.minor_units == 0:
             method = PAYMENT_METHOD_CREDIT
-        return _settle_by_hand(session, tab, None, payment, method, reason, now_ns)
+        return _settle_by_hand(session, tab, None, payment, method, reason, now_ns, beside)
     if payment.status == PAYMENT_STATUS_SUCCEEDED:
         if payment.method == method:
             return None
@@ -296,18 +300,6 @@ def is_unborn(payment: Payment) -> bool:
     )
 
 
-def find_payment(session: Session, payment_id: str) -> Payment | None:
-    """Take a payment from the session's state; None where only the store knows it.
-
-    Without an id, the newest. Raises: PaymentNotFound, where there is none at all.
-    """
-    if not session.HasField("latest_payment"):
-        raise PaymentNotFound("the session has no payment")
-    if payment_id in ("", session.latest_payment.payment_id):
-        return session.latest_payment
-    return None
-
-
 def pending_refunds(payment: Payment) -> list[Refund]:
     """Refunds that the provider has still to be asked for, or about."""
     return [
@@ -315,27 +307,6 @@ def pending_refunds(payment: Payment) -> list[Refund]:
         for refund in payment.refunds
         if refund.status == REFUND_STATUS_PENDING and refund.key
     ]
-
-
-def _require_chargeable(amount: int, currency: str, terms: Terms) -> None:
-    nearest = terms.nearest(amount)
-    if amount == nearest:
-        return
-    least, most = terms.nearest(0), terms.nearest(MAX_MINOR_UNITS)
-    steps = f" in steps of {format_money(terms.step, currency)}" if terms.step > 1 else ""
-    raise AmountOutOfRange(
-        f"the provider cannot charge {format_money(amount, currency)}, but"
-        f" {format_money(nearest, currency)}: it charges {format_money(least, currency)} to"
-        f" {format_money(most, currency)}{steps}",
-        metadata={
-            "amount": str(amount),
-            "nearest": str(nearest),
-            "minimum": str(least),
-            "maximum": str(most),
-            "step": str(terms.step),
-            "currency": currency,
-        },
-    )
 
 
 def _can_be_joined(payment: Payment, tab: Tab, now_ns: int) -> bool:
@@ -346,24 +317,36 @@ def _can_be_joined(payment: Payment, tab: Tab, now_ns: int) -> bool:
     return not dead and not is_withdrawn(payment) and asks_for_what_is_owed(payment, tab)
 
 
-def _new_payment(session: Session, tab: Tab, now_ns: int, payment_id: str) -> Payment:
-    owed = tab.tab + tab.tip
-    if owed == 0:
-        raise NothingToPay("there is nothing to pay")
-    credit = min(tab.credit, owed)
-    number = session.latest_payment.number + 1 if session.HasField("latest_payment") else 1
+def _decides_itself(payment: Payment) -> bool:
+    """Whether an open payment can be neither paid nor withdrawn: a bank or staff has the word."""
+    return (
+        payment.status == PAYMENT_STATUS_PROCESSING
+        or payment.attention == ATTENTION_AMOUNT_MISMATCH
+    )
+
+
+def _new_payment(
+    session: Session, tab: Tab, now_ns: int, payment_id: str, beside: Payment | None = None
+) -> Payment:
+    owed = Rest(tab.tab, tab.tip, min(tab.credit, tab.tab + tab.tip))
+    if beside is not None:
+        owed = rest_beside(beside, tab.tab, tab.tip, tab.credit)
+    if owed.tab + owed.tip == 0:
+        raise NothingToPay(
+            "there is nothing to pay" if beside is None else "all that is owed is on its way"
+        )
     return Payment(
         payment_id=payment_id,
         session_id=session.session_id,
-        amount=money(owed - credit, tab.currency),
-        tab_amount=money(tab.tab, tab.currency),
-        tip_amount=money(tab.tip, tab.currency),
-        credit_applied=money(credit, tab.currency),
+        amount=money(owed.amount, tab.currency),
+        tab_amount=money(owed.tab, tab.currency),
+        tip_amount=money(owed.tip, tab.currency),
+        credit_applied=money(owed.credit, tab.currency),
         provider=HOUSE,
         created_at=timestamp(now_ns),
         through_line=session.last_line_number,
         through_order=session.last_order_number,
-        number=number,
+        number=last_number(session) + 1,
         reset_count=session.reset_count,
     )
 
@@ -376,6 +359,7 @@ def _settle_by_hand(
     method: PaymentMethod.ValueType,
     reason: str,
     now_ns: int,
+    beside: Payment | None = None,
 ) -> Event:
     received = after.amount.minor_units
     if (
@@ -384,7 +368,11 @@ def _settle_by_hand(
     ):
         received = after.received_amount.minor_units
     after.reason = reason
+    tip = tab.tip
     settle(session, tab, after, received, method, now_ns)
+    if beside is not None:
+        # What is on its way is still owed, its tip included.
+        tab.set_tip(min(tip, beside.tip_amount.minor_units), None)
     source = "create" if method == PAYMENT_METHOD_CREDIT and not reason else "staff"
     return changed(session, tab, before, after, source)
 

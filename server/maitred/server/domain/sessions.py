@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import text, updates
 from maitred.server.domain.money import check_currency, format_money, money, require_currency
+from maitred.server.domain.settlement import last_number
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
     AlreadyExists,
@@ -290,8 +291,9 @@ def _anew(session: Session, tab: Tab, opening: int, currency: str) -> Session:
     """Begin anew under the same id: an empty tab and a greeting; running numbers go on."""
     after = Session()
     after.CopyFrom(session)
-    for field in ("version", "updated_at", "attributes", "order"):
+    for field in ("version", "updated_at", "attributes", "order", "latest_payment"):
         after.ClearField(field)
+    after.last_payment_number = last_number(session)
     after.reset_count += 1
     after.conversation.CopyFrom(Conversation(phase=PHASE_GREETING))
     # Credit is the guest's money, whatever is forgotten.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from maitred.server.domain import changes
 from maitred.server.domain.money import money
 from maitred.server.domain.snapshots import (
     REFUND_STATUSES,
@@ -182,15 +183,17 @@ def changed(
     session: Session, tab: Tab, before: Payment | None, after: Payment, source: str
 ) -> Event:
     """Build the event of a changed payment, with everything that the change touched."""
-    newest = after
-    if session.HasField("latest_payment") and session.latest_payment.number > after.number:
-        newest = session.latest_payment
+    newest = newest_after(session, after)
     paid_through = session.paid_through_line
     settled_now = after.status == PAYMENT_STATUS_SUCCEEDED and (
         before is None or before.status != PAYMENT_STATUS_SUCCEEDED
     )
     if settled_now and after.reset_count == session.reset_count:
-        paid_through = max(paid_through, after.through_line)
+        # Beside a payment that is under way, only both together tell which lines are paid.
+        if newest is after:
+            paid_through = max(paid_through, after.through_line)
+        if tab.tab == 0:
+            paid_through = session.last_line_number
     change = PaymentChanged(
         payment=after,
         state=tab.state(newest),
@@ -198,10 +201,32 @@ def changed(
         paid_through_line=paid_through,
         attention=_session_attention(session, tab, before, after),
         source=source,
+        last_payment_number=max(last_number(session), after.number),
     )
     event = Event()
     getattr(event, _change_name(before, after)).CopyFrom(change)
     return event
+
+
+def newest_after(session: Session, after: Payment) -> Payment | None:
+    """The newest payment of this visit once one has changed.
+
+    A payment of a former visit is none of this one's. One that is under way stays the newest,
+    whatever else was settled beside it.
+    """
+    newest = changes.newest_payment(session)
+    if after.reset_count != session.reset_count:
+        return newest
+    if newest is None or newest.payment_id == after.payment_id:
+        return after
+    beside = is_unsettled(newest) and not is_unsettled(after)
+    return newest if beside or newest.number > after.number else after
+
+
+def last_number(session: Session) -> int:
+    """The highest number that a payment of the session has, in whatever visit."""
+    latest = session.latest_payment.number if session.HasField("latest_payment") else 0
+    return max(session.last_payment_number, latest)
 
 
 def copy(payment: Payment) -> Payment:

@@ -76,13 +76,14 @@ class Result(NamedTuple):
     message: Event | None = None
     """The event itself, where it was made just now; never to be changed."""
 
-    def reply(self, extras: Message | None = None) -> bytes:
+    def reply(self, extras: Message | None = None, *, first: int = 1) -> bytes:
         """Serialise the response that every mutation has, plus the fields set in `extras`.
 
-        No response says its state twice: an event that carries all of it is sent without.
+        No response says its state twice: an event that carries all of it is sent without. `first`
+        is the number of the state where the response says something else before it.
         """
         event = self._event_beside_state()
-        return wire.reply(self.body, event, replayed=self.replayed, extras=extras)
+        return wire.reply(self.body, event, replayed=self.replayed, extras=extras, first=first)
 
     def _event_beside_state(self) -> bytes:
         event = self.parsed_event()

@@ -35,16 +35,24 @@ def read_varint(encoded: bytes) -> int | None:
     return None
 
 
-def reply(state: bytes, event: bytes, *, replayed: bool, extras: Message | None) -> bytes:
+_REPLY_TAGS = {1: (b"\x0a", b"\x12", b"\x18\x01"), 2: (b"\x12", b"\x1a", b"\x20\x01")}
+"""Of state, event and a true `replayed`, by the number of the first of these three fields."""
+
+
+def reply(
+    state: bytes, event: bytes, *, replayed: bool, extras: Message | None, first: int = 1
+) -> bytes:
     """Serialise `{state = 1; event = 2; replayed = 3}` plus the fields set in `extras`.
 
-    Every mutating response has this shape, so that stored bytes go out without being parsed.
+    Every mutating response has this shape, so that stored bytes go out without being parsed; where
+    it says something else before it, the three begin at `first`.
     """
-    parts = [b"\x0a", varint(len(state)), state]
+    state_tag, event_tag, replay = _REPLY_TAGS[first]
+    parts = [state_tag, varint(len(state)), state]
     if event:
-        parts += (b"\x12", varint(len(event)), event)
+        parts += (event_tag, varint(len(event)), event)
     if replayed:
-        parts.append(b"\x18\x01")
+        parts.append(replay)
     if extras is not None:
         parts.append(extras.SerializeToString())
     return b"".join(parts)

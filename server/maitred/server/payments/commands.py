@@ -40,7 +40,9 @@ from maitred.v1.state_pb2 import (
     PAYMENT_METHOD_UNSPECIFIED,
     PAYMENT_STATUS_CREATING,
     PAYMENT_STATUS_FAILED,
+    PAYMENT_STATUS_PROCESSING,
     Payment,
+    PaymentState,
     Refund,
     Session,
 )
@@ -50,10 +52,11 @@ RESOLVE_ATTEMPTS = 3
 
 
 class Outcome(NamedTuple):
-    """What a request led to: the answer of the engine and the payment as it is now."""
+    """What a request led to: the answer of the engine; the payment and the tab as they are now."""
 
     result: Result
     payment: Payment
+    state: PaymentState
 
 
 class PaymentCommands:
@@ -143,7 +146,7 @@ class PaymentCommands:
         )
         await self._settle_down(request.session_id, request.payment_id, "staff")
         outcome = await self._outcome(request.session_id, result, request.payment_id)
-        return *outcome, _refund_of(result, outcome.payment)
+        return outcome.result, outcome.payment, _refund_of(result, outcome.payment)
 
     async def reconcile(self, request: pb.ReconcilePaymentRequest, call: Call) -> Outcome:
         """Ask the provider on behalf of staff, and record why. Raises: StripeUnavailable."""
@@ -219,6 +222,9 @@ class PaymentCommands:
             result = await self._settle_by_hand(request, call, target, new_id)
         except PaymentOpen as error:
             previous = error.metadata["payment_id"]
+            _, open_payment = await self._records.load(request.session_id, previous)
+            if open_payment.status == PAYMENT_STATUS_PROCESSING:
+                raise
             target = await self._withdraw(request, call, previous)
             request = await carried_over(self._engine, request, previous)
             result = await self._settle_by_hand(request, call, target, new_id)
@@ -262,6 +268,9 @@ class PaymentCommands:
         )
         await self._settle_down(request.session_id, payment_id, "staff")
         _, payment = await self._records.load(request.session_id, payment_id)
+        if payment.status == PAYMENT_STATUS_PROCESSING and not request.payment_id:
+            # The guest was faster, by a slow method: what that does not cover can be settled.
+            return ""
         if settlement.is_unsettled(payment):
             raise PreviousPaymentUnresolved(
                 "the link is not known to be dead yet; take no other money and try again",
@@ -309,8 +318,9 @@ class PaymentCommands:
 
     async def _outcome(self, session_id: str, result: Result, payment_id: str) -> Outcome:
         snapshot = await self._engine.session(session_id)
-        _, payment = await self._records.load(session_id, payment_id)
-        return Outcome(result._replace(version=snapshot.version, body=snapshot.body), payment)
+        session, payment = await self._records.load(session_id, payment_id)
+        result = result._replace(version=snapshot.version, body=snapshot.body)
+        return Outcome(result, payment, session.payment)
 
 
 def _event_payment_id(result: Result) -> str:

@@ -51,6 +51,7 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_SUCCEEDED,
     Payment,
     PaymentState,
+    Session,
 )
 
 UNSETTLED = (
@@ -158,9 +159,12 @@ class PaymentCoordinator:
         if self._taking_up is not None:
             await asyncio.wait([self._taking_up])
 
-    async def payment(self, session_id: str, payment_id: str) -> Payment:
-        """Read a payment; without an id, the newest. Raises: PaymentNotFound."""
-        return (await self._records.load(session_id, payment_id))[1]
+    async def payment(self, session_id: str, payment_id: str) -> tuple[Session, Payment]:
+        """Read a payment and its session; without an id, the newest of this visit.
+
+        Raises: InvalidSession, SessionDeleted, PaymentNotFound.
+        """
+        return await self._records.load(session_id, payment_id, ended=True)
 
     async def check(
         self, session_id: str, payment_id: str, wait_s: float, *, require_settled: bool = False

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from google.protobuf.message import Message
 
-from maitred.server.domain import changes, payments
+from maitred.server.domain import changes
 from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
@@ -30,13 +30,15 @@ class Records:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def load(self, session_id: str, payment_id: str) -> tuple[Session, Payment]:
-        """Read a payment and its session; without an id, the newest payment.
+    async def load(
+        self, session_id: str, payment_id: str, *, ended: bool = False
+    ) -> tuple[Session, Payment]:
+        """Read a payment and its session; without an id, as `changes.find_payment` says.
 
         Raises: InvalidSession, SessionDeleted, PaymentNotFound.
         """
         session: Session = (await self._engine.session(session_id)).state
-        return session, await self._of(session, payment_id)
+        return session, await self._of(session, payment_id, ended=ended)
 
     async def change(
         self,
@@ -97,8 +99,8 @@ class Records:
             return payment
         return None
 
-    async def _of(self, session: Session, payment_id: str) -> Payment:
-        payment = payments.find_payment(session, payment_id)
+    async def _of(self, session: Session, payment_id: str, *, ended: bool = False) -> Payment:
+        payment = changes.find_payment(session, payment_id, ended=ended)
         if payment is None:
             payment = await self.stored(payment_id)
         if payment is None or payment.session_id != session.session_id:

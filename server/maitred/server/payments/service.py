@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-from maitred.server.domain import balances, tips
+from maitred.server.domain import balances, changes, outcomes, tips
 from maitred.server.engine import wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command
@@ -33,7 +33,7 @@ class PaymentService:
     async def GetPaymentState(self, request: pb.GetPaymentStateRequest, call: Call) -> Message:
         """Read balance, tab, tip and the newest payment."""
         session = (await self._engine.session(request.session_id)).state
-        newest = session.latest_payment if session.HasField("latest_payment") else None
+        newest = changes.newest_payment(session)
         return pb.GetPaymentStateResponse(
             state=session.payment, payment=newest, version=session.version
         )
@@ -69,13 +69,20 @@ class PaymentService:
 
     async def CreatePayment(self, request: pb.CreatePaymentRequest, call: Call) -> bytes:
         """Ask for what is owed, or return the link that asks for it."""
-        result, payment = await self._commands.create(request, call)
-        return result.reply(pb.CreatePaymentResponse(payment=payment))
+        result, payment, state = await self._commands.create(request, call)
+        response = pb.CreatePaymentResponse(
+            next_action=outcomes.next_action(payment, state), payment=payment
+        )
+        return result.reply(response, first=2)
 
     async def GetPayment(self, request: pb.GetPaymentRequest, call: Call) -> Message:
         """Read a payment."""
-        payment = await self._coordinator.payment(request.session_id, request.payment_id)
-        return pb.GetPaymentResponse(payment=payment)
+        session, payment = await self._coordinator.payment(request.session_id, request.payment_id)
+        return pb.GetPaymentResponse(
+            payment=payment,
+            outcome=outcomes.outcome_of(payment),
+            next_action=outcomes.next_action(payment, session.payment),
+        )
 
     async def CheckPayment(self, request: pb.CheckPaymentRequest, call: Call) -> Message:
         """Ask the provider, and wait for the end if told to."""
@@ -90,17 +97,21 @@ class PaymentService:
             require_settled=request.require_settled,
         )
         return pb.CheckPaymentResponse(
-            payment=checked.payment, state=checked.state, wait_expired=checked.wait_expired
+            payment=checked.payment,
+            state=checked.state,
+            wait_expired=checked.wait_expired,
+            outcome=outcomes.outcome_of(checked.payment),
+            next_action=outcomes.next_action(checked.payment, checked.state),
         )
 
     async def CancelPayment(self, request: pb.CancelPaymentRequest, call: Call) -> bytes:
         """Withdraw an open payment."""
-        result, payment = await self._commands.cancel(request, call)
+        result, payment, _ = await self._commands.cancel(request, call)
         return result.reply(pb.CancelPaymentResponse(payment=payment))
 
     async def CompletePayment(self, request: pb.CompletePaymentRequest, call: Call) -> bytes:
         """Settle what the provider confirms, or what staff has taken."""
-        result, payment = await self._commands.complete(request, call)
+        result, payment, _ = await self._commands.complete(request, call)
         return result.reply(pb.CompletePaymentResponse(payment=payment))
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, call: Call) -> bytes:
@@ -125,5 +136,5 @@ class PaymentService:
 
     async def ReconcilePayment(self, request: pb.ReconcilePaymentRequest, call: Call) -> bytes:
         """Ask the provider what became of a payment, and record why."""
-        result, payment = await self._commands.reconcile(request, call)
+        result, payment, _ = await self._commands.reconcile(request, call)
         return result.reply(pb.ReconcilePaymentResponse(payment=payment))
