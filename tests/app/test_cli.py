@@ -363,3 +363,86 @@ def test_data_is_for_its_owner_alone(tmp_path: Path) -> None:
         modes = {name: (tmp_path / name).stat().st_mode & 0o077 for name in names}
 
     assert not any(modes.values()), modes
+
+
+def test_six_backups_at_once_are_written_one_after_another(tmp_path: Path) -> None:
+    """Each gets its turn; of two with one name the second is told that it is taken."""
+    with serving(tmp_path) as server:
+        grpc_call(server, "SessionService/CreateSession", session_id="table-7")
+        names = ["", "", "a b.db", "straße/☕.db", "x.partial.db", "twice.db", "twice.db"]
+        running = [
+            subprocess.Popen(
+                [*MAITRED, "backup", name, "--address", server.address],
+                env=clean_environ({}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for name in names
+        ]
+        answers = [each.communicate(timeout=60) for each in running]
+        statuses = [each.returncode for each in running]
+
+    assert sorted(statuses[:5]) == [0] * 5
+    assert sorted(statuses[5:]) == [0, 4]
+    assert any("ALREADY_EXISTS" in said for _, said in answers)
+    made = [Path(path.strip()) for path, _ in answers if path.strip()]
+    assert len(set(made)) == 6
+    assert all(run("check", str(path)).returncode == 0 for path in made)
+    assert sorted(each for each in (tmp_path / "backups").rglob("*") if each.is_file()) == sorted(
+        made
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bell\x07.db",
+        "\x1b[31mred.db",
+        "line\nbreak.db",
+        "over\u202eride.db",
+        "zero\u200bwidth.db",
+        "folder/",
+        "..",
+        "../out.db",
+        "m.db-wal",
+        "m.db.lock",
+        "n" * 300,
+        "taken.db/inside.db",
+    ],
+)
+def test_names_that_no_backup_can_have(tmp_path: Path, name: str) -> None:
+    """They are refused as the caller's mistake, in one clean line, and nothing is made."""
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / "taken.db").touch()
+    with serving(tmp_path) as server:
+        refused = server.run("backup", name)
+
+    assert refused.returncode == 4
+    assert "INVALID_FIELD" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert "\x1b" not in refused.stderr
+    assert [each.name for each in (tmp_path / "backups").iterdir()] == ["taken.db"]
+
+
+def test_a_killed_server_is_restored(tmp_path: Path) -> None:
+    """Kill, restore in place, serve: the data of the backup, in a new history."""
+    with serving(tmp_path) as server:
+        grpc_call(server, "SessionService/CreateSession", session_id="before")
+        assert server.run("backup", "copy.db").returncode == 0
+        refused = run("restore", str(tmp_path / "backups" / "copy.db"), str(tmp_path / "m.db"))
+        grpc_call(server, "SessionService/CreateSession", session_id="after")
+    unfinished = tmp_path / "backups" / f".maitred-{'0' * 32}.partial"
+    unfinished.touch()
+    (tmp_path / "backups" / "kept.partial").touch()
+    restored = run("restore", str(tmp_path / "backups" / "copy.db"), f"sqlite:{tmp_path / 'm.db'}")
+    with serving(tmp_path) as server:
+        listed = server.run("sessions").stdout
+
+    assert refused.returncode == 1
+    assert "already open in process" in refused.stderr
+    assert (restored.returncode, "1 events restored, in place of" in restored.stdout) == (0, True)
+    assert "before" in listed
+    assert "after" not in listed
+    assert not unfinished.exists()
+    assert (tmp_path / "backups" / "kept.partial").exists()

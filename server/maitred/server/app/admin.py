@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from maitred.server.app.backups import Backups
 from maitred.server.engine.call import Call
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
 from maitred.server.engine.sweeper import Sweeper
 from maitred.server.errors import (
-    AlreadyExists,
-    InvalidField,
-    StoreUnavailable,
     Unsupported,
-    Violation,
 )
 from maitred.server.payments.health import Health
 from maitred.server.stores.base import BackupInfo
@@ -41,10 +36,17 @@ def version() -> str:
 class AdminService:
     """What those who run the server ask of it."""
 
-    def __init__(self, engine: Engine, sweeper: Sweeper, provider_health: ProviderHealth) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sweeper: Sweeper,
+        backups: Backups,
+        provider_health: ProviderHealth,
+    ) -> None:
         self._engine = engine
         self._sweeper = sweeper
         self._provider_health = provider_health
+        self._backups = backups
         self._started_ns = engine.clock.now_ns()
 
     async def GetServerInfo(
@@ -87,7 +89,14 @@ class AdminService:
         info = self._engine.info
         if info is None or not info.backup:
             raise Unsupported("this store cannot be backed up by the server; use its own tools")
-        target = self._target(request.path)
+        self._backups.check(request.path)
+        async with self._backups.turn():
+            # Looked at in turn: another one may have taken the name meanwhile.
+            target = self._backups.target(request.path, self._engine.clock.now_ns())
+            async for message in self._copy(target):
+                yield message
+
+    async def _copy(self, target: Path) -> AsyncIterator[admin_pb2.BackupResponse]:
         news = asyncio.Event()
         at = (0, 0)
 
@@ -118,31 +127,6 @@ class AdminService:
             events=made.events,
         )
 
-    def _target(self, path: str) -> Path:
-        """Find the place of a copy, which is inside the backup directory whatever the path says.
-
-        Raises: InvalidField, AlreadyExists, StoreUnavailable.
-        """
-        if not path:
-            stamp = datetime.fromtimestamp(self._engine.clock.now_ns() / _NS, UTC)
-            path = f"maitred-{stamp:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.db"
-        try:
-            folder = Path(self._engine.settings.backup_dir).resolve()
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target = (folder / path).resolve()
-            if target == folder or not target.is_relative_to(folder):
-                raise _outside()
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except ValueError:
-            raise _outside() from None
-        except OSError as error:
-            raise StoreUnavailable(
-                f"cannot write to the backup directory: {error.strerror}"
-            ) from None
-        if target.exists():
-            raise AlreadyExists("a file of this name exists in the backup directory")
-        return target
-
     async def VerifyAudit(
         self, request: admin_pb2.VerifyAuditRequest, call: Call
     ) -> admin_pb2.VerifyAuditResponse:
@@ -170,10 +154,3 @@ class AdminService:
         )
         response.checked_at.FromNanoseconds(found.checked_ns)
         return response
-
-
-def _outside() -> InvalidField:
-    return InvalidField(
-        "path lies outside the backup directory",
-        violations=[Violation("path", "backup.inside", "must lie inside the backup directory")],
-    )

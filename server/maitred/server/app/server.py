@@ -276,10 +276,11 @@ class Server:
             await self._stopping
 
 
-def open_store(settings: Settings, clock: Clock | None = None) -> Store:
+def open_store(settings: Settings, clock: Clock | None = None, *, read_only: bool = False) -> Store:
     """Choose the store of the settings; it is not opened yet.
 
-    One that keeps no time of its own keeps that of `clock`.
+    One that keeps no time of its own keeps that of `clock`. `read_only` is for whoever looks at
+    what nobody serves: opening it then changes nothing.
 
     Raises: SettingsError.
     """
@@ -294,6 +295,7 @@ def open_store(settings: Settings, clock: Clock | None = None) -> Store:
         case _:
             options["linger_s"] = settings.max_batch_wait_s
             options["max_bytes"] = settings.store_max_bytes or None
+            options["read_only"] = read_only
             options |= {} if clock is None else {"clock_ns": clock.now_ns}
     if settings.store_max_bytes and "max_bytes" not in options:
         raise SettingsError("store_max_bytes bounds an SQLite file; this engine has its own bounds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from google.protobuf.descriptor import ServiceDescriptor
 
 from maitred.server.app.admin import AdminService
+from maitred.server.app.backups import Backups
 from maitred.server.app.webhooks import check_key
 from maitred.server.config import Settings, SettingsError
 from maitred.server.domain.currencies import CURRENCIES
@@ -40,6 +42,7 @@ class Parts:
     sweeper: Sweeper
     gateways: Gateways
     coordinator: PaymentCoordinator
+    backups: Backups
     services: Mapping[ServiceDescriptor, Sequence[object]]
     scratch: Path | None = None
     """A directory that goes with the server."""
@@ -53,6 +56,8 @@ class Parts:
         """
         info = await self.engine.start()
         self._engine_runs = True
+        if info.backup:
+            await asyncio.to_thread(self.backups.tidy)
         await self.coordinator.start()
         self._payments_run = True
         self.sweeper.start()
@@ -155,11 +160,12 @@ def wire(
     gateways = choose_gateways(engine, simulated, stripe)
     coordinator = PaymentCoordinator(engine, gateways)
     sweeper = Sweeper(engine)
+    backups = Backups(settings.backup_dir)
     watches = WatchService(engine)
     catalogs = Catalogs(engine)
     handlers: dict[ServiceDescriptor, Sequence[object]] = {
         admin_pb2.DESCRIPTOR.services_by_name["AdminService"]: [
-            AdminService(engine, sweeper, coordinator.health)
+            AdminService(engine, sweeper, backups, coordinator.health)
         ],
         session_pb2.DESCRIPTOR.services_by_name["SessionService"]: [
             SessionService(engine),
@@ -175,4 +181,4 @@ def wire(
             watches,
         ],
     }
-    return Parts(engine, sweeper, gateways, coordinator, handlers, scratch)
+    return Parts(engine, sweeper, gateways, coordinator, backups, handlers, scratch)

@@ -13,14 +13,16 @@ from maitred.server.cli.failures import FAILED, CommandError
 from maitred.server.cli.remote import Progress
 from maitred.server.cli.words import enum_word, safe, show
 from maitred.server.config import Settings
-from maitred.server.engine.engine import Engine
+from maitred.server.engine import audit
+from maitred.server.engine.aggregates import aggregates
 from maitred.server.errors import MaitredError
-from maitred.server.stores.base import Kind, Ref, Store, StoreError
+from maitred.server.stores.base import Ref, Store, StoreError
 from maitred.server.stores.sqlite import SqliteStore
 from maitred.server.telemetry import logging
 from maitred.v1 import admin_pb2
 
-KINDS = (Kind.SESSION, Kind.MENU)
+_KINDS = aggregates(0)
+KINDS = tuple(_KINDS)
 
 
 class Found(NamedTuple):
@@ -50,22 +52,26 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 async def _check(settings: Settings) -> Found:
-    store = open_store(settings)
-    engine = Engine(store, settings)
-    await engine.start()
+    store = open_store(settings, read_only=True)
+    return await look(store, settings.data)
+
+
+async def look(store: Store, name: str) -> Found:
+    """Open a store, check everything in it, close it. Raises: StoreError."""
+    await store.open()
     try:
         total = sum([await store.count(kind) for kind in KINDS])
         aggregates, events = 0, 0
-        problems = [f"{settings.data}: {each}" for each in await _integrity(store)]
+        problems = [f"{name}: {each}" for each in await _integrity(store)]
         with Progress("checking") as tell:
-            async for ref in _refs(engine):
-                seen, wrong = await _one(engine, ref)
+            async for ref in _refs(store):
+                seen, wrong = await _one(store, ref)
                 aggregates, events = aggregates + 1, events + seen
                 problems += wrong
                 tell(aggregates, max(total, aggregates))
         return Found(aggregates, events, problems)
     finally:
-        await engine.stop()
+        await store.close()
 
 
 async def _integrity(store: Store) -> list[str]:
@@ -73,21 +79,24 @@ async def _integrity(store: Store) -> list[str]:
     return await store.integrity() if isinstance(store, SqliteStore) else []
 
 
-async def _refs(engine: Engine) -> AsyncIterator[Ref]:
+async def _refs(store: Store) -> AsyncIterator[Ref]:
     """Iterate over what there is, each once, also where its log comes in several records."""
     last: Ref | None = None
-    async for record in engine.store.scan():
+    async for record in store.scan():
         if record.loaded.ref != last and record.loaded.ref.kind in KINDS:
             last = record.loaded.ref
             yield last
 
 
-async def _one(engine: Engine, ref: Ref) -> tuple[int, list[str]]:
+async def _one(store: Store, ref: Ref) -> tuple[int, list[str]]:
     name = f"{ref.kind.name.lower()} {safe(ref.id)}"
+    kind = _KINDS[ref.kind]
     try:
-        report = await engine.verify(ref)
+        report = await audit.verify(store, ref, kind.parse, kind.evolve)
     except (MaitredError, StoreError, ValueError) as error:
         return 0, [f"{name}: {error}"]
+    if report is None:
+        return 0, [f"{name}: it is gone"]
     return report.events, [
         f"{name}, version {each.version}: "
         f"{enum_word(admin_pb2.AuditViolationKind, each.kind)}: {each.detail}"

@@ -45,7 +45,7 @@ def copy(arguments: argparse.Namespace) -> int:
 
 
 async def _copy(source: Settings, target: Settings) -> Copied:
-    taken, given = open_store(source), open_store(target)
+    taken, given = open_store(source, read_only=True), open_store(target)
     source_info = await taken.open()
     try:
         target_info = await given.open()

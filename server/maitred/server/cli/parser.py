@@ -60,6 +60,9 @@ def build() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     add_arguments(serve)
     _backup(add("backup", "remote:backup", "have the running server write a copy of its data"))
     _check(add("check", "check:check", "check the data of a server that is not running"))
+    _restore(
+        add("restore", "restore:restore", "put a backup in place of a database, no server running")
+    )
     _copy(add("copy", "copy:copy", "copy all data into another engine, no server running"))
     _token(add("token", "token:token", "make a bearer token and print it, once"))
     _sessions(add("sessions", "remote:sessions", "list sessions, newest first"))
@@ -115,6 +118,11 @@ def _check(parser: Parser) -> None:
     parser.add_argument(
         "data", nargs="?", default="sqlite:maitred.db", help="default: sqlite:maitred.db"
     )
+
+
+def _restore(parser: Parser) -> None:
+    parser.add_argument("backup", help="the backup, as maitred backup named it")
+    parser.add_argument("target", help="the database it becomes, as in --data; replaced if there")
 
 
 def _copy(parser: Parser) -> None:

@@ -67,7 +67,12 @@ async def verify(
         after = rows[-1].version
         if after >= loaded.version:
             break
-    check.end(loaded.version, loaded.chain, parse(loaded.body))
+    try:
+        state = parse(loaded.body)
+    except DecodeError as error:
+        state = None
+        check.unreadable(loaded.version, str(error))
+    check.end(loaded.version, loaded.chain, state)
     return AuditReport(check.count, tuple(check.violations[:MAX_VIOLATIONS]))
 
 
@@ -110,7 +115,15 @@ class _Check:
             self._fold(event)
         self._chain, self._version = row.chain, row.version
 
-    def end(self, version: int, chain: bytes, state: Message) -> None:
+    def unreadable(self, version: int, detail: str) -> None:
+        self._foldable = False
+        self._found(
+            version,
+            admin_pb2.AUDIT_VIOLATION_KIND_STATE_DIFFERS,
+            f"the stored state cannot be read: {detail}",
+        )
+
+    def end(self, version: int, chain: bytes, state: Message | None) -> None:
         if self._version < version:
             self._found(
                 self._version + 1,
@@ -124,7 +137,7 @@ class _Check:
                 admin_pb2.AUDIT_VIOLATION_KIND_CHANGED,
                 "the last link is not the one that the state was stored with",
             )
-        if self._foldable and not self._explains(state):
+        if state is not None and self._foldable and not self._explains(state):
             self._found(
                 version,
                 admin_pb2.AUDIT_VIOLATION_KIND_STATE_DIFFERS,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from maitred.server.stores.base import Store
 
-__all__ = ["create_store", "without_password"]
+__all__ = ["create_store", "remove_unfinished", "without_password"]
 
 _ACCEPTED = (
     "memory://, sqlite:PATH, sqlite:///ABSOLUTE/PATH, the path of a file, "
@@ -47,6 +48,13 @@ def create_store(url: str, **options: Any) -> Store:
 
             return RedisStore(url, **options)
     raise ValueError(f"unknown store {without_password(url)!r}: use {_ACCEPTED}")
+
+
+def remove_unfinished(folder: Path) -> int:
+    """Delete the backups in a folder that were cut short; answers how many. Raises: OSError."""
+    from maitred.server.stores.sqlite.backup import remove_unfinished  # only the engine chosen
+
+    return remove_unfinished(folder)
 
 
 def without_password(url: str) -> str:

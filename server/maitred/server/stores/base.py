@@ -48,7 +48,7 @@ class Store(Protocol):
     """
 
     async def open(self) -> StoreInfo:
-        """Open, migrate to the newest schema, finish interrupted deletions.
+        """Open, migrate to the newest schema, see to it that interrupted deletions are finished.
 
         Raises: StoreLocked, SchemaTooNew, StoreUnavailable, CorruptData.
         """

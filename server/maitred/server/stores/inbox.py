@@ -29,7 +29,7 @@ Submission = tuple[Commit, Done, int]
 class Job:
     """A piece of work that gets a transaction of its own."""
 
-    __slots__ = ("answer", "ref", "transaction", "work")
+    __slots__ = ("again", "answer", "ref", "transaction", "work")
 
     def __init__(
         self,
@@ -38,8 +38,10 @@ class Job:
         *,
         transaction: bool,
         ref: Ref | None,
+        again: bool = False,
     ) -> None:
         self.work = work
+        self.again = again
         self.answer = answer
         self.transaction = transaction
         self.ref = ref

@@ -18,6 +18,7 @@ from maitred.server.stores.base import (
     Record,
     Ref,
     StoreError,
+    StoreFull,
 )
 from maitred.server.stores.postgres import jobs
 from maitred.server.stores.postgres.feed import LANES
@@ -53,7 +54,11 @@ class Housekeeping:
         Raises: StoreError.
         """
         self.lane = await self._take_lane()
-        await self._finish_deletions()
+        try:
+            await self._finish_deletions()
+        except (StoreFull, OutcomeUnknown) as error:
+            # Tried again by and by; reading goes on meanwhile.
+            _log.warning("an interrupted deletion is not finished yet", error=str(error))
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._run(), name="maitred-postgres-housekeeping")
 

@@ -28,6 +28,7 @@ from maitred.server.stores.base import (
     RowFilter,
     StoredEvent,
     StoreError,
+    StoreFull,
     StoreInfo,
     StoreUnavailable,
     Table,
@@ -135,6 +136,8 @@ class RedisStore:
             for name in await self._gateway.read("forgetting"):
                 await self._erase(ref_of(name))
                 _log.info("an interrupted deletion was finished", ref=name.decode())
+        except StoreFull as error:
+            _log.warning("an interrupted deletion is not finished yet", error=str(error))
         except StoreError:
             await self.close()
             raise

@@ -147,10 +147,10 @@ def configure_reader(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
-def open_local_reader(path: Path) -> sqlite3.Connection:
-    """Open a read-only connection for use on the event loop itself."""
+def open_local_reader(database: str) -> sqlite3.Connection:
+    """Open a read-only connection to a `file:` URI for use on the event loop itself."""
     connection = sqlite3.connect(
-        uri(path, mode="ro"),
+        database,
         uri=True,
         isolation_level=None,
         cached_statements=_STATEMENT_CACHE,

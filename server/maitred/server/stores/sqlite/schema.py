@@ -19,6 +19,7 @@ _log = structlog.get_logger(__name__)
 
 EPOCH = "epoch"
 DIGEST_KEY = "secret"
+RUN = "run"
 COPIED = "copied"
 """Present in a backup: whoever opens it first begins another history."""
 
@@ -36,6 +37,44 @@ class Prepared(NamedTuple):
     secret: bytes
 
 
+def prepare_to_read(connection: sqlite3.Connection, name: str) -> Prepared:
+    """Look at a database that is only read; nothing of it is changed, an older schema neither.
+
+    Raises: StoreError where the file is another program's or needs to be migrated first;
+    SchemaTooNew; CorruptData.
+    """
+    newest = load_migrations()[-1].number
+    recognise(connection, name, newest)
+    found = schema_of(connection)
+    if found == 0:
+        raise StoreError(f"{name} is an empty database")
+    if found < newest:
+        raise StoreError(
+            f"{name} has schema {found} of an older maitred: start a server on it once, which"
+            f" brings it to {newest}"
+        )
+    _require_tables(connection, name)
+    epoch, secret = (
+        connection.execute(SQL["read_meta"], (each,)).fetchone() for each in (EPOCH, DIGEST_KEY)
+    )
+    if epoch is None:
+        raise CorruptData(f"{name} has no epoch")
+    return Prepared(bytes(epoch[0]), found, bytes(secret[0]) if secret else b"")
+
+
+def _require_tables(connection: sqlite3.Connection, name: str) -> None:
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    if missing := _TABLES - tables:
+        raise CorruptData(f"{name} lacks the tables {', '.join(sorted(missing))}")
+
+
+def begin_run(connection: sqlite3.Connection, run: str) -> bool:
+    """Write the name of this run into the database itself, past the log; False if that failed."""
+    connection.execute(SQL["write_meta"], (RUN, run.encode()))
+    (busy, left, moved) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy and left == moved
+
+
 def prepare(connection: sqlite3.Connection, name: str, max_bytes: int | None) -> Prepared:
     """Make a database ready to be served, an empty one included.
 
@@ -45,9 +84,7 @@ def prepare(connection: sqlite3.Connection, name: str, max_bytes: int | None) ->
     recognise(connection, name, newest=migrations[-1].number)
     configure_writer(connection, max_bytes)
     migrate(connection, migrations)
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    if missing := _TABLES - tables:
-        raise CorruptData(f"{name} lacks the tables {', '.join(sorted(missing))}")
+    _require_tables(connection, name)
     return Prepared(_take_epoch(connection), schema_of(connection), _take_secret(connection))
 
 

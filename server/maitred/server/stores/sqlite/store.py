@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import time
@@ -31,6 +30,7 @@ from maitred.server.stores.base import (
     RowFilter,
     StoredEvent,
     StoreError,
+    StoreFull,
     StoreInfo,
     StoreUnavailable,
     Table,
@@ -39,15 +39,10 @@ from maitred.server.stores.changes import Changes
 from maitred.server.stores.inbox import LINGER_S, QUEUE_COMMITS
 from maitred.server.stores.sqlite import jobs, reader
 from maitred.server.stores.sqlite.backup import back_up
-from maitred.server.stores.sqlite.connection import (
-    Channel,
-    configure_reader,
-    open_local_reader,
-    translate,
-    uri,
-)
+from maitred.server.stores.sqlite.connection import Channel, translate
 from maitred.server.stores.sqlite.lockfile import LockFile
-from maitred.server.stores.sqlite.schema import Prepared, prepare
+from maitred.server.stores.sqlite.opening import Opened, open_to_read, open_to_serve, real_path
+from maitred.server.stores.sqlite.schema import Prepared
 from maitred.server.stores.sqlite.sql import SQL
 from maitred.server.stores.sqlite.writer import Writer
 
@@ -83,11 +78,13 @@ class SqliteStore:
         linger_s: float = LINGER_S,
         clock_ns: Callable[[], int] = time.time_ns,
         fatal: Callable[[str], None] = exit_at_once,
+        read_only: bool = False,
     ) -> None:
         """Prepare a store; nothing is touched before `open`.
 
-        `max_bytes` bounds the database file: a commit beyond it is StoreFull. `fatal` is called
-        after an I/O error while writing and is expected not to return.
+        `read_only` opens what nobody serves, and changes and leaves nothing. `max_bytes` bounds the
+        database file: a commit beyond it is StoreFull. `fatal` is called after an I/O error while
+        writing and is expected not to return.
         """
         self.path = Path(path)
         self._max_bytes = max_bytes
@@ -95,7 +92,10 @@ class SqliteStore:
         self._linger_s = linger_s
         self._clock_ns = clock_ns
         self._fatal = fatal
-        self._lock = LockFile(self.path)
+        self._read_only = read_only
+        self._lock: LockFile | None = None
+        self._opened: Opened | None = None
+        self._real = self.path
         self._changes = Changes()
         self._writer: Writer | None = None
         self._local: reader.LocalReader | None = None
@@ -103,31 +103,63 @@ class SqliteStore:
         self._open = False
 
     async def open(self) -> StoreInfo:
-        """Open, migrate, finish interrupted deletions.
+        """Open and migrate; interrupted deletions are finished beside everything else.
 
         Raises: StoreLocked, SchemaTooNew, StoreUnavailable, CorruptData; StoreError where the file
         is another program's.
         """
         if self._open:
             raise StoreError("the store is open already")
-        folder = self.path.absolute().parent
-        if not folder.is_dir():
-            raise StoreUnavailable(f"cannot open {self.path}: {folder} is not a directory")
-        if self.path.is_dir():
-            raise StoreUnavailable(f"cannot open {self.path}: it is a directory")
         self._changes = Changes()
-        self._lock.acquire()
-        async with contextlib.AsyncExitStack() as undo:
-            undo.callback(self._lock.release)
-            prepared = await self._connect(undo)
-            undo.pop_all()
+        real = real_path(self.path)
+        lock = LockFile(real)
+        if self._read_only:
+            lock.acquire_shared()
+        else:
+            lock.acquire()
+        try:
+            if self._read_only:
+                opened = await open_to_read(real, lock)
+            else:
+                opened = await open_to_serve(real, lock, self._max_bytes)
+        except BaseException:
+            lock.release(failed=True)
+            raise
+        self._lock, self._real, self._opened = lock, real, opened
+        self._local, self._reader = opened.local, opened.pages
+        if opened.writing is not None:
+            self._writer = Writer(
+                opened.writing,
+                self._changes,
+                clock_ns=self._clock_ns,
+                fatal=self._fatal,
+                queue_commits=self._queue_commits,
+                linger_s=self._linger_s,
+            )
+            await self._finish(self._writer, opened.unfinished)
         self._open = True
+        return self._info(opened.prepared)
+
+    @staticmethod
+    async def _finish(writer: Writer, unfinished: Sequence[jobs.Work[Outcome]]) -> None:
+        """Finish deletions that a crash cut short; where the disk is full, later."""
+        for at, work in enumerate(unfinished):
+            try:
+                outcome: Outcome = await writer.run(work, scrub=True)
+            except StoreFull as error:
+                _log.warning("an interrupted deletion is not finished yet", error=str(error))
+                writer.finish(unfinished[at:])
+                return
+            _log.info("an interrupted deletion was finished", outcome=type(outcome).__name__)
+
+    def _info(self, prepared: Prepared) -> StoreInfo:
         _log.info(
             "store opened",
-            path=str(self.path),
+            path=str(self._real),
             sqlite=sqlite3.sqlite_version,
             schema=prepared.schema,
             epoch=prepared.epoch.hex(),
+            read_only=self._read_only,
         )
         return StoreInfo(
             engine=f"SQLite {sqlite3.sqlite_version}",
@@ -137,36 +169,8 @@ class SqliteStore:
             exclusive=True,
             cross_aggregate=True,
             linearizable=True,
-            backup=True,
+            backup=not self._read_only,
         )
-
-    async def _connect(self, undo: contextlib.AsyncExitStack) -> Prepared:
-        name, limit = str(self.path), self._max_bytes
-        try:
-            channel = await Channel.open(uri(self.path, mode="rwc"))
-            undo.push_async_callback(channel.close)
-            prepared = await channel.run(lambda connection: prepare(connection, name, limit))
-            unfinished = await channel.run(jobs.interrupted)
-            self._local = reader.LocalReader(open_local_reader(self.path))
-            undo.callback(self._local.close)
-            self._reader = await Channel.open(uri(self.path, mode="ro"))
-            undo.push_async_callback(self._reader.close)
-            await self._reader.run(configure_reader)
-        except sqlite3.Error as error:
-            made = translate(error)
-            raise type(made)(f"cannot open {self.path}: {error}") from error
-        self._writer = Writer(
-            channel,
-            self._changes,
-            clock_ns=self._clock_ns,
-            fatal=self._fatal,
-            queue_commits=self._queue_commits,
-            linger_s=self._linger_s,
-        )
-        for work in unfinished:
-            outcome: Outcome = await self._writer.run(work, scrub=True)
-            _log.info("an interrupted deletion was finished", outcome=type(outcome).__name__)
-        return prepared
 
     async def check(self) -> None:
         """Answer that the file is open: its lock keeps every other server out."""
@@ -188,7 +192,10 @@ class SqliteStore:
             await self._reader.close()
         if self._writer is not None:
             await self._writer.close()
-        self._lock.release()
+        if self._opened is not None and self._opened.leftover is not None:
+            self._opened.leftover.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
 
     def submit(self, commit: Commit, done: Done) -> None:
         """Queue a commit."""
@@ -209,6 +216,8 @@ class SqliteStore:
         return await self._writing().run(read, transaction=False)
 
     def _writing(self) -> Writer:
+        if self._read_only:
+            raise StoreUnavailable("the store is open for reading only")
         if self._writer is None:
             raise StoreUnavailable("the store was never opened")
         return self._writer
@@ -378,4 +387,4 @@ class SqliteStore:
         """Write a consistent, checked copy."""
         if not self._open:
             raise StoreUnavailable("the store is closed")
-        return await back_up(self.path, target, progress)
+        return await back_up(self._real, target, progress)

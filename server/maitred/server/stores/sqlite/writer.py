@@ -44,6 +44,9 @@ T = TypeVar("T")
 IDLE_S: Final = 0.25
 """Quiet for so long, the writer checkpoints, so that a restart has little to replay."""
 
+AGAIN_S: Final = 5.0
+"""A deletion that found no room is tried again so much later."""
+
 EXPIRE_S: Final = 5.0
 """Expired claims are deleted so often at most, whether it is quiet or not."""
 
@@ -108,6 +111,12 @@ class Writer:
         """Queue jobs for which nobody waits."""
         for work in works:
             self._inbox.put(Job(work, None, transaction=True, ref=None))
+
+    def finish(self, works: Sequence[Work[Any]]) -> None:
+        """Queue deletions that a crash cut short; until there is room they are tried again."""
+        self._scrub = self._scrub or bool(works)
+        for work in works:
+            self._inbox.put(Job(work, None, transaction=True, ref=None, again=True))
 
     async def drain(self) -> None:
         """Commit what is queued and take nothing new."""
@@ -257,7 +266,9 @@ class Writer:
             raise
         except StoreError as error:
             if job.answer is None:
-                _log.warning("housekeeping failed", error=str(error))
+                _log.warning("housekeeping failed", error=str(error), again=job.again)
+            if job.again and not self._inbox.closed:
+                self._loop.call_later(AGAIN_S, self._put_again, job)
             self._settle(job, error)
             return
         if job.ref is not None and self._changes:
@@ -269,6 +280,10 @@ class Writer:
             self._inbox.put(job)
         else:
             self._settle(job, result)
+
+    def _put_again(self, job: Job) -> None:
+        if not self._inbox.closed:
+            self._inbox.put(job)
 
     @staticmethod
     def _settle(job: Job, result: Any) -> None:
