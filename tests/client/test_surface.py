@@ -27,10 +27,10 @@ PaymentMethod PaymentNotConfirmed PaymentNotFound PaymentOpen PaymentSettled Pay
 PaymentStatus PaymentTimeout PaymentUpdate PaymentWatch PermissionDenied Phase
 PreviousPaymentUnresolved RateLimited ReasonRequired Refund RefundExceedsPaid RefundStatus RequestId
 RequestIdReused RequestTooLarge Retries Role SchemaTooNew Session SessionClosed SessionDeleted
-SessionEnded SessionEvent SessionExpired SessionHandle SessionSnapshot SessionStatus SessionUpdate
-SessionWatch ShuttingDown SourcedEvent StoreFull StoreUnavailable StripeUnavailable TabEmpty TabOpen
-TabStatus Unauthenticated Unsupported VersionOutOfRange WatchMode assistant current_session
-format_money staff system tool user
+SessionEnded SessionEvent SessionExpired SessionFull SessionHandle SessionSnapshot SessionStatus
+SessionUpdate SessionWatch ShuttingDown SourcedEvent StoreFull StoreUnavailable StripeUnavailable
+TabEmpty TabOpen TabStatus Unauthenticated Unsupported VersionOutOfRange WatchMode assistant
+current_session format_money staff system tool user
 """.split()
 
 

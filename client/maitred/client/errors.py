@@ -209,6 +209,15 @@ class CurrencyMismatch(MaitredError):
     code = common_pb2.ERROR_REASON_CURRENCY_MISMATCH
 
 
+class SessionFull(MaitredError):
+    """The session would take more bytes than a session may.
+
+    Metadata: limit, size, both in bytes.
+    """
+
+    code = common_pb2.ERROR_REASON_SESSION_FULL
+
+
 class OrderFull(MaitredError):
     """The order holds as many lines as an order may."""
 
@@ -288,7 +297,10 @@ class MalformedRequest(MaitredError):
 
 
 class RequestTooLarge(MaitredError):
-    """The request takes more bytes than its rpc accepts. Metadata: limit, size, both in bytes."""
+    """The request, or what it would record, takes more bytes than is accepted.
+
+    Metadata: limit, size, both in bytes.
+    """
 
     code = common_pb2.ERROR_REASON_REQUEST_TOO_LARGE
 

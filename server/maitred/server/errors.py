@@ -236,6 +236,15 @@ class CurrencyMismatch(MaitredError):
     reason = common_pb2.ERROR_REASON_CURRENCY_MISMATCH
 
 
+class SessionFull(MaitredError):
+    """The session would take more bytes than a session may.
+
+    Metadata: limit, size, both in bytes.
+    """
+
+    reason = common_pb2.ERROR_REASON_SESSION_FULL
+
+
 class OrderFull(MaitredError):
     """The order holds as many lines as an order may."""
 
@@ -315,7 +324,10 @@ class MalformedRequest(MaitredError):
 
 
 class RequestTooLarge(MaitredError):
-    """The request takes more bytes than its rpc accepts. Metadata: limit, size, both in bytes."""
+    """The request, or what it would record, takes more bytes than is accepted.
+
+    Metadata: limit, size, both in bytes.
+    """
 
     reason = common_pb2.ERROR_REASON_REQUEST_TOO_LARGE
 

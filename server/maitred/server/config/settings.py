@@ -126,6 +126,9 @@ class Settings:
     cache_sessions: int = setting(
         10_000, "store", "aggregates whose state is kept in memory", least=1
     )
+    cache_bytes: int = setting(
+        256 * 1024 * 1024, "store", "about what these states may take, in bytes", least=1024 * 1024
+    )
 
     default_menu_id: str = setting(
         "default", "sessions", "menu of sessions that name none", everyday=True

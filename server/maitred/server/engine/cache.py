@@ -32,12 +32,22 @@ class Head:
         self.wake_at_ns = wake_at_ns
 
 
-class HeadCache:
-    """A bounded map that forgets what was used longest ago."""
+HEAD_BYTES = 800
+"""About what a head takes beside its state."""
 
-    def __init__(self, capacity: int) -> None:
+STATE_FACTOR = 3
+"""About how much more a state takes, parsed and serialised, than its bytes alone."""
+
+
+class HeadCache:
+    """A map bounded in heads and in bytes that forgets what was used longest ago."""
+
+    def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._heads: OrderedDict[Ref, Head] = OrderedDict()
+        self.held_bytes = 0
+        """About how much memory all heads take."""
 
     def __len__(self) -> int:
         """How many heads are held."""
@@ -52,14 +62,26 @@ class HeadCache:
 
     def put(self, ref: Ref, head: Head) -> None:
         """Hold a head unless a newer one is held already."""
-        held = self._heads.get(ref)
-        if held is not None and held.version > head.version:
-            return
-        self._heads[ref] = head
-        self._heads.move_to_end(ref)
-        if len(self._heads) > self._capacity:
-            self._heads.popitem(last=False)
+        heads = self._heads
+        held = heads.get(ref)
+        if held is not None:
+            if held.version > head.version:
+                return
+            self.held_bytes -= _cost(held)
+        heads[ref] = head
+        heads.move_to_end(ref)
+        self.held_bytes += _cost(head)
+        while len(heads) > self._capacity or (
+            self.held_bytes > self._capacity_bytes and len(heads) > 1
+        ):
+            self.held_bytes -= _cost(heads.popitem(last=False)[1])
 
     def drop(self, ref: Ref) -> None:
         """Forget a head."""
-        self._heads.pop(ref, None)
+        head = self._heads.pop(ref, None)
+        if head is not None:
+            self.held_bytes -= _cost(head)
+
+
+def _cost(head: Head) -> int:
+    return HEAD_BYTES + STATE_FACTOR * len(head.body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from maitred.server.domain import sessions
 from maitred.server.domain.evolve import EVENT_SCHEMA
-from maitred.server.engine import eventlog, identity, projections
+from maitred.server.engine import eventlog, identity, limits, projections
 from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate
 from maitred.server.engine.cache import Head, HeadCache
 from maitred.server.engine.call import SYSTEM_CALL, Call
@@ -75,20 +75,21 @@ class Decider:
         stale = remembered or command.prepare is not None
         try:
             event = await self._decision(command, head)
+            if event is not None:
+                return self.build(ref, head, event, call, who, command)
         except (MaitredError, Overdue):
             answer = await self._answered_before(ref, head, who, stale=stale)
             if answer is not None:
                 return answer
             raise
-        if event is None:
-            if head is None:
-                raise self._kinds[ref.kind].absent(ref.id)
-            if who.request_id is None:
-                await self._answered_before(ref, head, who, stale=stale)
-                return Result(head.version, head.body, b"", replayed=False)
-            # Remembered as any other effect is: the commit finds out whether it was already.
-            found = command.about(head.state) if command.about is not None else ""
-            event = Event(request_recorded=RequestRecorded(method=call.method, payment_id=found))
+        if head is None:
+            raise self._kinds[ref.kind].absent(ref.id)
+        if who.request_id is None:
+            await self._answered_before(ref, head, who, stale=stale)
+            return Result(head.version, head.body, b"", replayed=False)
+        # Remembered as any other effect is: the commit finds out whether it was already.
+        found = command.about(head.state) if command.about is not None else ""
+        event = Event(request_recorded=RequestRecorded(method=call.method, payment_id=found))
         return self.build(ref, head, event, call, who, command)
 
     async def _decision(self, command: Command, head: Head | None) -> Event | None:
@@ -178,6 +179,7 @@ class Decider:
         state = kind.evolve(before, event)
         body = state.SerializeToString()
         encoded = eventlog.encode(event, self._ids)
+        limits.check(ref.kind, change, head, body, encoded.full)
         chain = eventlog.chain_next(
             eventlog.chain_start(ref) if head is None else head.chain, encoded.facts
         )

@@ -65,7 +65,7 @@ class Engine:
         self.clock = clock or SystemClock()
         self.ids = ids or RandomIds(self.clock)
         self.locks = Locks(settings.lock_timeout_s)
-        self.cache = HeadCache(settings.cache_sessions)
+        self.cache = HeadCache(settings.cache_sessions, settings.cache_bytes)
         self.hub = Hub(settings.heartbeat_s)
         self.reads = Reads(store)
         self.committer = Committer(store, self.cache, self.locks, self.hub, self.reads.barrier)

@@ -1,19 +1,21 @@
-"""Pages: opaque tokens bound to their listing, and answers put together from stored bytes."""
+"""Pages: authenticated tokens bound to their listing, and how much one page holds."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from maitred.server.engine.call import Call
 from maitred.server.engine.limits import MESSAGE_BYTES
+from maitred.server.engine.tokens import Tokens
 from maitred.server.errors import InvalidPageToken, Violation
 from maitred.server.stores.values import PAGE_BYTES
+from maitred.v1.common_pb2 import Role
 
 DEFAULT_PAGE_SIZE = 50
 """Entries of a page where the caller names no size."""
@@ -21,8 +23,7 @@ DEFAULT_PAGE_SIZE = 50
 CHUNK = 128
 """Entries read from the store at a time."""
 
-_TOKEN = struct.Struct(">B12sq")
-_LAYOUT = 1
+_PLACE = struct.Struct(">q")
 
 T = TypeVar("T")
 
@@ -30,13 +31,21 @@ T = TypeVar("T")
 class Listing:
     """One listing as its request describes it: how long its pages are and where this one begins."""
 
-    def __init__(self, request: Message) -> None:
+    def __init__(self, request: Message, tokens: Tokens, call: Call) -> None:
         """Read page_size and page_token of a request.
 
-        Raises: InvalidPageToken.
+        Raises: InvalidPageToken, for any token but one of this listing, made by a server of this
+        store for somebody who may see as much as this caller.
         """
         self.size: int = getattr(request, "page_size", 0) or DEFAULT_PAGE_SIZE
-        self._scope = _scope(request)
+        actor = call.actor
+        self._seal = tokens.seal(
+            "page",
+            request.DESCRIPTOR.full_name,
+            _selection(request),
+            Role.Name(actor.role),
+            actor.session_id,
+        )
         self.start = self._decode(getattr(request, "page_token", ""))
         """The position to continue from; None for the first page."""
 
@@ -44,24 +53,24 @@ class Listing:
         """Make the token that continues after a position; empty at the end."""
         if position is None:
             return ""
-        return base64.urlsafe_b64encode(_TOKEN.pack(_LAYOUT, self._scope, position)).decode()
+        return base64.urlsafe_b64encode(self._seal.token(_PLACE.pack(position))).decode()
 
     def _decode(self, token: str) -> int | None:
         if not token:
             return None
         try:
             raw = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
-            layout, scope, position = _TOKEN.unpack(raw)
-        except (ValueError, binascii.Error, struct.error):
-            layout, scope, position = 0, b"", 0
-        if layout != _LAYOUT or scope != self._scope:
+        except (ValueError, binascii.Error):
+            raw = b""
+        place = self._seal.place(raw)
+        if place is None or len(place) != _PLACE.size:
             raise InvalidPageToken(
                 "the page token is not of this listing",
                 violations=[
                     Violation("page_token", "page_token.scope", "must come from the page before")
                 ],
             )
-        return int(position)
+        return int(_PLACE.unpack(place)[0])
 
 
 async def fill(
@@ -95,12 +104,10 @@ async def fill(
             return items, None
 
 
-def _scope(request: Message) -> bytes:
-    """Digest what a listing selects, so that a token of another one is refused."""
+def _selection(request: Message) -> bytes:
+    """Serialise what a listing selects."""
     selection = type(request)()
     selection.CopyFrom(request)
     for field in ("page_size", "page_token"):
         selection.ClearField(field)
-    content = selection.SerializeToString(deterministic=True)
-    name = request.DESCRIPTOR.full_name.encode()
-    return hashlib.blake2b(name + b"\0" + content, digest_size=12).digest()
+    return selection.SerializeToString(deterministic=True)

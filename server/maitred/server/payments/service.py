@@ -121,7 +121,7 @@ class PaymentService:
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, call: Call) -> bytes:
         """List payments, newest first."""
-        listing = Listing(request)
+        listing = Listing(request, self._engine.tokens, call)
         where = RowFilter(
             ref=session_ref(request.session_id) if request.session_id else None,
             statuses=tuple(request.statuses),

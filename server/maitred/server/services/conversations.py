@@ -54,7 +54,7 @@ class ConversationService:
 
     async def ListMessages(self, request: pb.ListMessagesRequest, call: Call) -> Message:
         """Read messages from the log."""
-        listing = Listing(request)
+        listing = Listing(request, self._engine.tokens, call)
         await self._engine.session(request.session_id)
         ref = session_ref(request.session_id)
         newest_first = request.newest_first

@@ -41,7 +41,7 @@ class MenuService:
 
     async def ListMenus(self, request: pb.ListMenusRequest, call: Call) -> bytes:
         """List menus, newest first."""
-        listing = Listing(request)
+        listing = Listing(request, self._engine.tokens, call)
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
             return await self._engine.reads.list_heads(Kind.MENU, HeadFilter(), after, limit)

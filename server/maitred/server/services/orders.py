@@ -113,7 +113,7 @@ class OrderService:
 
     async def ListOrders(self, request: pb.ListOrdersRequest, call: Call) -> Message:
         """List the open order and the placed ones, newest first."""
-        listing = Listing(request)
+        listing = Listing(request, self._engine.tokens, call)
         session: Session = (await self._engine.session(request.session_id)).state
         where = RowFilter(ref=session_ref(request.session_id))
 

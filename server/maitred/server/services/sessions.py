@@ -97,7 +97,7 @@ class SessionService:
             created_from_ns=_ns(request, "created_from"),
             created_before_ns=_ns(request, "created_before"),
         )
-        listing = Listing(request)
+        listing = Listing(request, self._engine.tokens, call)
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
             return await self._engine.expiry.listed(
@@ -168,7 +168,7 @@ class SessionService:
         ]
         if unknown:
             raise InvalidField("changes: unknown change", violations=unknown)
-        listing = Listing(request)
+        listing = Listing(request, self._engine.tokens, call)
         await self._engine.session(request.session_id)
         ref = session_ref(request.session_id)
         changes = list(request.changes) or None
