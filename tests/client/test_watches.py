@@ -165,6 +165,25 @@ async def test_deletion_during_an_outage_ends_a_watch(server: Server, client: As
     assert isinstance(items[-1], SessionEnded)
 
 
+async def test_a_deletion_says_what_was_left_unread(server: Server, client: AsyncClient) -> None:
+    """Who was behind when the session was erased gets the end, which says so, and no error."""
+    guest = await client.create_session()
+    async with (
+        Proxy(server.address) as proxy,
+        AsyncClient(proxy.address) as watcher,
+        watcher.watch_session(session_id=guest.session_id) as watch,
+    ):
+        await anext(watch)
+        proxy.refuse = True
+        proxy.cut()
+        await say(client, guest.session_id, 5)
+        await guest.delete(reason="the guest asked for it")
+        proxy.refuse = False
+        items = [item async for item in watch]
+
+    assert items == [SessionEnded(1, deleted=True, unread=True)]
+
+
 async def test_a_silent_connection_is_given_up(server: Server, client: AsyncClient) -> None:
     """Without news for three heartbeats the watch connects anew, and misses nothing."""
     guest = await client.create_session()

@@ -254,3 +254,23 @@ async def test_events_of_all_servers_are_streamed(sides: Sides) -> None:
     feed.cancel()
 
     assert seen == [1, 2, 3, 4]
+
+
+async def test_tokens_are_good_on_every_server(sides: Sides) -> None:
+    """Servers of one store share its secret: streams and pages go on at the other one."""
+    here, there = sides
+    for _ in range(3):
+        await here.guest.turn()
+    watch = watch_payment(here)
+    token = (await read(watch)).resume_token
+    watch.cancel()
+    resumed = watch_payment(there, resume_token=token)
+    first = await read(resumed)
+    resumed.cancel()
+    request = session_pb2.ListEventsRequest(session_id="s1", page_size=1)
+    page = await here.wire("SessionService/ListEvents", request)
+    request.page_token = page.next_page_token
+    page = await there.wire("SessionService/ListEvents", request)
+
+    assert (first.heartbeat, first.version) == (True, 4)
+    assert [event.version for event in page.events] == [2]

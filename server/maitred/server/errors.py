@@ -12,7 +12,6 @@ from typing import ClassVar, NamedTuple
 from maitred.v1 import common_pb2
 
 DOMAIN = "maitred"
-_PREFIX = "ERROR_REASON_"
 
 
 class Violation(NamedTuple):
@@ -45,7 +44,7 @@ class MaitredError(Exception):
     @property
     def reason_name(self) -> str:
         """The reason as it travels: without the prefix of the enum."""
-        return common_pb2.ErrorReason.Name(self.reason).removeprefix(_PREFIX)
+        return common_pb2.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
 
     @property
     def status(self) -> str:
@@ -162,10 +161,7 @@ class LockTimeout(MaitredError):
 
 
 class InboundMessageTaken(MaitredError):
-    """The inbound message was recorded before, elsewhere or with other words.
-
-    An edit is recorded under a revision of its own.
-    """
+    """The inbound message was recorded before, elsewhere or with other words."""
 
     reason = common_pb2.ERROR_REASON_INBOUND_MESSAGE_TAKEN
 
@@ -237,10 +233,7 @@ class CurrencyMismatch(MaitredError):
 
 
 class SessionFull(MaitredError):
-    """The session would take more bytes than a session may.
-
-    Metadata: limit, size, both in bytes.
-    """
+    """The session would take more bytes than a session may."""
 
     reason = common_pb2.ERROR_REASON_SESSION_FULL
 
@@ -324,10 +317,7 @@ class MalformedRequest(MaitredError):
 
 
 class RequestTooLarge(MaitredError):
-    """The request, or what it would record, takes more bytes than is accepted.
-
-    Metadata: limit, size, both in bytes.
-    """
+    """The request, or what it would record, takes more bytes than is accepted."""
 
     reason = common_pb2.ERROR_REASON_REQUEST_TOO_LARGE
 
