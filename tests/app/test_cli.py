@@ -272,6 +272,57 @@ def test_mistakes_are_one_line_and_status_2(
     assert text.count("\n") == 1
 
 
+WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from maitred.server.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+STRIPE = ["--stripe-api-key", "sk_test_1", "--stripe-success-url", "https://h.example/"]
+SERVER = "aiosqlite,grpc_health,grpc_reflection,httptools,protovalidate,rich,structlog,uvicorn"
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        (SERVER, ["serve", "--data", "memory://"], "server"),
+        (SERVER, ["check", "m.db"], "server"),
+        (SERVER, ["copy", "a.db", "b.db"], "server"),
+        ("uvicorn", ["serve", "--data", "memory://", "--metrics-listen", "127.0.0.1:0"], "server"),
+        ("psycopg", ["check", "postgresql://127.0.0.1:1/x"], "postgres"),
+        ("redis", ["check", "redis://127.0.0.1:1/0"], "redis"),
+        (
+            "stripe",
+            [*"serve --data memory:// --listen 127.0.0.1:0 --payments stripe".split(), *STRIPE],
+            "stripe",
+        ),
+    ],
+)
+def test_a_missing_extra_is_said_in_one_line(
+    missing: str, arguments: list[str], extra: str, tmp_path: Path
+) -> None:
+    """What is not installed is told with what to install, and no traceback."""
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, missing, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=clean_environ({}),
+        check=False,
+        timeout=60,
+    )
+
+    last = ran.stderr.strip().splitlines()[-1]
+    assert ran.returncode in (1, 2)
+    assert "Traceback" not in ran.stderr
+    assert f"pip install 'maitred[{extra}]'" in last
+
+
 def test_version_and_help_exit_well(capsys: pytest.CaptureFixture[str]) -> None:
     """--version prints the version; --help tells the exit statuses."""
     for arguments, expected in (

@@ -9,12 +9,14 @@ import json
 import socket
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from structlog.testing import capture_logs
 from tests.app.conftest import Caller, Tokens, read_failure
 
 from maitred.server.app.listening import check_exposure, is_loopback, split_address
@@ -289,6 +291,33 @@ async def test_sweeping_and_verifying_are_served() -> None:
     assert (verified.valid, verified.events) == (True, 1)
     assert failure.reason == "INVALID_SESSION"
     assert swept.expired in (0, 1)  # the server may have been faster by itself
+
+
+async def test_half_requests_for_metrics_cost_no_thread() -> None:
+    """Whoever keeps requests for metrics to himself takes nothing from others."""
+    async with running_server(metrics_listen="127.0.0.1:0") as server:
+        threads = threading.active_count()
+        half = [await asyncio.open_connection("127.0.0.1", server.metrics_port) for _ in range(50)]
+        for _, writer in half:
+            writer.write(b"GET /met")
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.metrics_port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = await reader.read()
+        after = threading.active_count()
+        for _, each in [*half, (reader, writer)]:
+            each.close()
+
+    assert text.startswith(b"HTTP/1.1 200 ")
+    assert after <= threads
+
+
+async def test_metrics_that_others_reach_are_warned_about() -> None:
+    """Metrics ask no token: where not only this machine reaches them, the log says so."""
+    with capture_logs() as log:
+        async with running_server(metrics_listen="0.0.0.0:0"):
+            pass
+
+    assert [each for each in log if "metrics" in each["event"] and each["log_level"] == "warning"]
 
 
 async def test_metrics_are_served() -> None:

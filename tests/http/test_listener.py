@@ -111,7 +111,7 @@ async def test_a_missing_package_is_one_clear_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "uvicorn.config", None)
     monkeypatch.delitem(sys.modules, connection.__name__)
 
-    with pytest.raises(MissingExtra, match=r"needs uvicorn.*pip install 'maitred\[stripe\]'$"):
+    with pytest.raises(MissingExtra, match=r"needs uvicorn.*pip install 'maitred\[server\]'$"):
         await HttpListener(webhook_app(Taker()), "127.0.0.1", 0).start()
 
 

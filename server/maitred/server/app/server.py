@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import structlog
 
-from maitred.server.app import door, health, reflection, tls, webhooks
+from maitred.server.app import door, health, metrics_page, reflection, tls, webhooks
 from maitred.server.app.adapter import GrpcAdapter
 from maitred.server.app.admin import version
 from maitred.server.app.auth import Authenticator
@@ -42,8 +40,6 @@ SWITCH_INTERVAL_S: Final = 0.0005
 
 STREAMS_END_S: Final = 1.0
 """How long watches get to end by themselves before they are ended."""
-
-SAMPLE_S: Final = 1.0
 
 LOOK_S: Final = 1.0
 
@@ -79,7 +75,7 @@ class Server:
         self._authenticator: Authenticator | None = None
         self._health: health.Health | None = None
         self._grpc: grpc.aio.Server | None = None
-        self._stop_metrics: Any = None
+        self._metrics: HttpListener | None = None
         self._webhooks: HttpListener | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -151,7 +147,8 @@ class Server:
         if provider is not None and settings.webhook_listen:
             self._webhooks = await webhooks.listen(settings, parts.coordinator, provider.name)
         if settings.metrics_listen:
-            self._serve_metrics(settings.metrics_listen)
+            self._metrics = await metrics_page.listen(settings.metrics_listen, self._sample)
+            self.metrics_port = self._metrics.bound_port
         await server.start()
         parts.engine.watchdog.listeners.append(self._serving_changed)
         self._authenticator.listeners.append(self._serving_changed)
@@ -186,32 +183,16 @@ class Server:
             await asyncio.sleep(LOOK_S)
             authenticator.reload_if_changed()
 
-    def _serve_metrics(self, address: str) -> None:
-        host, port = split_address(address, "metrics_listen")
-        try:
-            self.metrics_port, self._stop_metrics = metrics.serve(host, port, self._sampler())
-        except OSError as error:
-            raise StartError(f"cannot serve metrics on {address}: {error.strerror}") from error
-
-    def _sampler(self) -> Callable[[], None]:
-        """What reads the engine's own numbers: on the loop, where nothing moves meanwhile."""
-        engine, loop = self.engine, asyncio.get_running_loop()
-
-        async def read() -> None:
-            metrics.WATCHERS.set(engine.hub.watchers)
-            metrics.LOCKS.set(len(engine.locks))
-            metrics.LOCK_WAITS.value = engine.locks.waits
-            metrics.LOCK_TIMEOUTS.value = engine.locks.timeouts
-            metrics.CACHE_SIZE.set(len(engine.cache))
-            metrics.COMMITS_IN_FLIGHT.set(engine.committer.in_flight)
-            metrics.EVENTS_PUBLISHED.value = engine.committer.published
-
-        def sample() -> None:
-            # A loop that is stopping answers no more; then the numbers of before are shown.
-            with contextlib.suppress(TimeoutError, RuntimeError):
-                asyncio.run_coroutine_threadsafe(read(), loop).result(SAMPLE_S)
-
-        return sample
+    def _sample(self) -> None:
+        """Set the gauges that are only read when somebody asks."""
+        engine = self.engine
+        metrics.WATCHERS.set(engine.hub.watchers)
+        metrics.LOCKS.set(len(engine.locks))
+        metrics.LOCK_WAITS.value = engine.locks.waits
+        metrics.LOCK_TIMEOUTS.value = engine.locks.timeouts
+        metrics.CACHE_SIZE.set(len(engine.cache))
+        metrics.COMMITS_IN_FLIGHT.set(engine.committer.in_flight)
+        metrics.EVENTS_PUBLISHED.value = engine.committer.published
 
     @property
     def webhook_url(self) -> str:
@@ -224,8 +205,8 @@ class Server:
             self._looking.cancel()
         if self._webhooks is not None:
             await self._webhooks.stop(0)
-        if self._stop_metrics is not None:
-            await asyncio.to_thread(self._stop_metrics)
+        if self._metrics is not None:
+            await self._metrics.stop(0)
         if self._grpc is not None:
             await self._grpc.stop(None)
         if self._parts is not None:
@@ -258,8 +239,8 @@ class Server:
         await self._adapter.streams_ended(min(STREAMS_END_S, grace_s))
         self._adapter.end_streams()
         await self._grpc.stop(grace_s)
-        if self._stop_metrics is not None:
-            await asyncio.to_thread(self._stop_metrics)
+        if self._metrics is not None:
+            await self._metrics.stop(0)
         await self._parts.stop()
         _log.info("stopped")
 

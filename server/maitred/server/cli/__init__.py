@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from maitred.server.cli.failures import (
     FAILED,
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     import grpc
 
 __all__ = ["main"]
+
+
+EXTRAS: Final = dict.fromkeys(
+    "aiosqlite grpc_health grpc_reflection httptools prometheus_client protobuf protovalidate rich "
+    "structlog uvicorn".split(),
+    "server",
+) | {"stripe": "stripe", "starlette": "stripe", "psycopg": "postgres", "redis": "redis"}
+"""What a command may miss, and the extra that brings it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has seen enough; Python must not complain while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except ImportError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return _say(f"{error.name} is not installed: pip install 'maitred[{extra}]'", USAGE)
     except Exception as error:
         from grpc.aio import AioRpcError
 

@@ -28,7 +28,8 @@ def needing_extra() -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in _PACKAGES:
             raise
+        extra = "stripe" if package == "starlette" else "server"
         raise MissingExtra(
-            f"serving HTTP needs {package}, which is not installed: pip install 'maitred[stripe]'",
+            f"serving HTTP needs {package}, which is not installed: pip install 'maitred[{extra}]'",
             name=package,
         ) from error

@@ -228,32 +228,3 @@ def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
         seen += count
         buckets.append((name, float(seen)))
     return buckets
-
-
-def serve(
-    host: str, port: int, sample: Callable[[], None] | None = None
-) -> tuple[int, Callable[[], None]]:
-    """Serve the metrics over HTTP; answers the port and how to stop.
-
-    `sample` sets gauges before they are read; it is called on a thread of the HTTP server.
-
-    Raises: OSError where the address is taken; ImportError without the extra `server`.
-    """
-    from prometheus_client import CollectorRegistry, start_http_server
-    from prometheus_client.gc_collector import GCCollector
-    from prometheus_client.platform_collector import PlatformCollector
-    from prometheus_client.process_collector import ProcessCollector
-
-    registry = CollectorRegistry()
-    registry.register(Exposition(sample))
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    httpd, thread = start_http_server(port, addr=host, registry=registry)
-
-    def stop() -> None:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
-
-    return httpd.server_port, stop
