@@ -10,7 +10,7 @@ BENCH   := $(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock audit tools gen check-gen format lint types test check run demo bench bench-quick campaign \
-	mutants check-mutants build check-wheel
+	mutants check-mutants build check-wheel languages
 
 help: ## List the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,6 +63,9 @@ tools: $(STAMP) ## Fetch what some tests stand on: grpcurl (with Go), emulate (w
 
 check-mutants: $(STAMP) ## Fail when a seeded fault no longer fits the code
 	$(BIN)/python scripts/mutants.py --check
+
+languages: $(STAMP) ## Generate the contract for Go and build it, where Go is present
+	@bash scripts/languages.sh
 
 check: tools audit check-gen lint types test check-wheel ## What CI runs, in its order
 

@@ -74,6 +74,32 @@ async def test_grpcurl_recipes_work() -> None:
     assert "lineAdded" in outputs[5]
 
 
+async def test_recipes_with_jq_work() -> None:
+    """Every line of docs/languages.md works, after those of the README."""
+    tool = shutil.which("grpcurl") or str(ROOT / ".cache" / "bin" / "grpcurl")
+    bash, jq = shutil.which("bash"), shutil.which("jq")
+    if not (Path(tool).exists() and bash and jq):
+        pytest.skip("grpcurl (`make tools` builds it where Go is present), bash or jq is missing")
+    text = (ROOT / "docs" / "languages.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"^grpcurl .*$", text, re.MULTILINE)
+    outputs = []
+    async with running_server() as server:
+        await _recipes(server, tool)
+        for recipe in recipes:
+            line = recipe.replace(ADDRESS, server.address).replace("grpcurl", tool, 1)
+            code, output = await _run(bash, "-o", "pipefail", "-c", line)
+            assert code == 0, output
+            outputs.append(output)
+
+    assert "// AddItem adds a line" in outputs[0]
+    assert json.loads(outputs[2])["name"] == "Tea"
+    assert json.loads(outputs[3])["tab"] == "900"
+    assert json.loads(outputs[4]) == ["tea"]
+    assert "lineAdded" in outputs[5]
+    assert json.loads(outputs[6]) == {"party_size": 4}
+    assert json.loads(outputs[7]) in ({}, None)
+
+
 async def test_buf_curl_takes_the_same_requests() -> None:
     """`buf curl` reads the contract by reflection and sends what grpcurl sends."""
     tool = str(Path(sys.executable).with_name("buf"))
