@@ -22,6 +22,12 @@ from maitred.server.testing.samples import new_append, new_commit, new_ref, new_
 
 _ALL = HeadFilter()
 
+_ODD_ENDS = (
+    *(":1", ":", "-1", "/1", "/1/1", "%", "_", "*", "?", "[a]", "{b}", "}{", "\\", "'", '"', ";--"),
+    *("+4", "@host", "桌7", "é", "e\u0301", "A", "a"),
+)
+"""Ends of ids that are something else in a pattern, a path, a key or a statement."""
+
 
 async def _heads(store: Store, where: HeadFilter, limit: int = 3) -> list[Ref]:
     found: list[Ref] = []
@@ -71,6 +77,29 @@ class ReadContract(ContractBase):
 
         for limit in (1, 5, 12, 100):
             assert await _heads(store, _ALL, limit) == refs[::-1]
+
+    async def test_ids_of_any_kind_are_kept_apart(self, store: Store) -> None:
+        """What is special in a pattern, a path, a key or a statement is a sign as any other."""
+        prefix = new_ref().id
+        refs = [Ref(Kind.SESSION, f"{prefix}{end}") for end in _ODD_ENDS]
+        for ref in refs:
+            index = Index(created_ns=1, customer_id=ref.id, labels=(("channel", ref.id),))
+            row = new_row(Table.ORDERS, ref, key=f"{ref.id}/1", body=ref.id.encode())
+            await put(store, new_commit(ref, 0, index=index)._replace(rows=(row,)))
+
+        assert await _heads(store, _ALL, 100) == refs[::-1]
+        for ref in refs:
+            assert await _heads(store, HeadFilter(customer_id=ref.id)) == [ref]
+            assert await _heads(store, HeadFilter(labels=(("channel", ref.id),))) == [ref]
+            assert await _keys(store, RowFilter(ref=ref)) == [f"{ref.id}/1"]
+            assert await _keys(store, RowFilter(keys=(f"{ref.id}/1",))) == [f"{ref.id}/1"]
+            (event,) = await store.events(ref, 0, 10)
+            assert event.version == 1
+        for gone in refs[::2]:
+            await store.forget(gone, 1, new_append(gone, 1))
+        for ref in refs[1::2]:
+            assert [event.version for event in await store.events(ref, 0, 10)] == [1]
+            assert await _keys(store, RowFilter(ref=ref)) == [f"{ref.id}/1"]
 
     async def test_a_listing_shows_the_head(self, store: Store) -> None:
         """Version and body are those of the newest commit."""
