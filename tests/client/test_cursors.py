@@ -77,12 +77,12 @@ def test_heartbeats_are_swallowed_and_the_end_is_not() -> None:
 
 def test_a_settled_payment_ends_the_watch_that_asked_for_it() -> None:
     """The settled state is handed out, also when its version was seen, and then the watch ends."""
-    cursor = PaymentCursor(None, end_when_settled=True)
+    cursor = PaymentCursor(None)
     opened = cursor.take(WatchPaymentResponse(version=4))
     repeated = cursor.take(WatchPaymentResponse(version=4))
     heartbeat = cursor.take(WatchPaymentResponse(version=4, heartbeat=True))
     running = cursor.ended
-    settled = cursor.take(WatchPaymentResponse(version=4, settled=True))
+    settled = cursor.take(WatchPaymentResponse(version=4, settled=True, last=True))
 
     assert (len(opened), repeated, heartbeat, running) == (1, [], [], False)
     assert settled[0].settled

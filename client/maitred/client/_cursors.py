@@ -73,22 +73,28 @@ class SessionCursor:
 class PaymentCursor:
     """The place of a watch in the payments of one session."""
 
-    def __init__(self, after_version: int | None, end_when_settled: bool) -> None:
+    def __init__(self, after_version: int | None) -> None:
         self._version = after_version
-        self._end_when_settled = end_when_settled
         self.ended = False
 
     def take(self, message: WatchPaymentResponse) -> list[PaymentUpdate]:
         """List what is new in a message."""
         if message.heartbeat:
             return []
-        self.ended = message.deleted or (message.settled and self._end_when_settled)
+        self.ended = message.deleted or message.last
         if self._version is not None and message.version <= self._version and not self.ended:
             return []
         self._version = message.version
         payment = message.payment if message.HasField("payment") else None
         return [
-            PaymentUpdate(message.version, message.state, payment, message.settled, message.deleted)
+            PaymentUpdate(
+                message.version,
+                message.state,
+                payment,
+                message.settled,
+                message.deleted,
+                message.outcome,
+            )
         ]
 
     def end(self) -> PaymentUpdate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maitred.v1.event_pb2 import Event
+from maitred.v1.payment_pb2 import PaymentOutcome
 from maitred.v1.state_pb2 import Payment, PaymentState, Session
 
 
@@ -51,6 +52,8 @@ class PaymentUpdate:
     payment: Payment | None
     """None before the first."""
     settled: bool
-    """The payment is settled."""
+    """The payment is at its end, paid or not."""
     deleted: bool
     """The session was deleted; nothing follows."""
+    outcome: PaymentOutcome.ValueType = PaymentOutcome.PAYMENT_OUTCOME_UNSPECIFIED
+    """What became of the payment, or of the tab where no payment is watched: switch on this."""

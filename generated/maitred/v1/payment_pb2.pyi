@@ -1213,7 +1213,10 @@ class WatchPaymentRequest(_message.Message):
     resume_token: _builtins.bytes
     """Resume after the message that carried this token."""
     end_when_settled: _builtins.bool
-    """End the stream with the message that shows the payment settled."""
+    """End the stream with the message that shows the payment settled. Without payment_id that is the one
+    that is open or will be, and a link that is superseded is followed by the next; a tab that is paid
+    already ends the stream at once.
+    """
     def __init__(
         self,
         *,
@@ -1246,17 +1249,25 @@ class WatchPaymentResponse(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The session version that this shows."""
     resume_token: _builtins.bytes
     """Resumes after this message, also on another server."""
     settled: _builtins.bool
-    """The payment is settled."""
+    """The payment is at its end, paid or not: SUCCEEDED, FAILED, EXPIRED or CANCELED. Switch on outcome."""
     heartbeat: _builtins.bool
     """Nothing changed; the watch is alive."""
     deleted: _builtins.bool
     """The session was deleted; nothing follows."""
+    outcome: Global___PaymentOutcome.ValueType
+    """What became of the payment that the request names. Without one, how the paying of the tab stands:
+    PENDING, too, while something is owed that was ordered after the payment.
+    """
+    last: _builtins.bool
+    """The stream ends with this message, as end_when_settled asks."""
     @_builtins.property
     def state(self) -> _state_pb2.PaymentState:
         """The whole payment state."""
@@ -1281,11 +1292,13 @@ class WatchPaymentResponse(_message.Message):
         settled: _builtins.bool = ...,
         heartbeat: _builtins.bool = ...,
         deleted: _builtins.bool = ...,
+        outcome: Global___PaymentOutcome.ValueType = ...,
+        last: _builtins.bool = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "last", b"last", "outcome", b"outcome", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

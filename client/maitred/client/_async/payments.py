@@ -271,4 +271,4 @@ class AsyncPayments:
             end_when_settled=end_when_settled,
         )
         source = AsyncResumingStream(self._calls, request, WatchPaymentResponse, timeout)
-        return AsyncPaymentWatch(source, PaymentCursor(after_version, end_when_settled))
+        return AsyncPaymentWatch(source, PaymentCursor(after_version))

@@ -272,4 +272,4 @@ class Payments:
             end_when_settled=end_when_settled,
         )
         source = ResumingStream(self._calls, request, WatchPaymentResponse, timeout)
-        return PaymentWatch(source, PaymentCursor(after_version, end_when_settled))
+        return PaymentWatch(source, PaymentCursor(after_version))

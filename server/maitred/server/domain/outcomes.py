@@ -32,11 +32,16 @@ from maitred.v1.state_pb2 import (
     TAB_STATUS_COMPLETED,
     Payment,
     PaymentState,
+    Session,
 )
 
 _SOON_S, _LATER_S, _SLOW_S = 2, 5, 60
 """When to look again: at what a provider answers at once, at what it must be asked for again and at
 what a bank takes days for."""
+
+
+_ENDS = frozenset({"payment_succeeded", "payment_failed", "payment_expired", "payment_canceled"})
+"""Changes with which a payment comes to its end."""
 
 
 class Rest(NamedTuple):
@@ -81,6 +86,23 @@ def outcome_of_tab(payment: Payment | None, state: PaymentState) -> PaymentOutco
     if outcome == PAYMENT_OUTCOME_PAID and state.status != TAB_STATUS_COMPLETED:
         return PAYMENT_OUTCOME_PENDING
     return outcome
+
+
+def settles_tab(change: str, payment: Payment | None, session: Session) -> bool:
+    """Whether who waits for a tab to be settled, in whatever way, need wait no longer.
+
+    `change` is what led to the session as it is; empty for one that is merely looked at. A link
+    that ended before says nothing of the one that is or will be open, and one that asked for
+    another amount than is owed is followed by the next.
+    """
+    if session.payment.status == TAB_STATUS_COMPLETED:
+        return True
+    return (
+        change in _ENDS
+        and payment is not None
+        and payment.payment_id == session.payment.payment_id
+        and not payment.superseded
+    )
 
 
 def next_action(payment: Payment, state: PaymentState) -> NextAction:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from maitred.server.domain import changes
+from maitred.server.domain import changes, outcomes
 from maitred.server.engine import wire
 from maitred.server.engine.ring import PaymentView, RingEntry, Rings, Topic, wake
 from maitred.server.engine.tokens import Seal, Tokens
@@ -20,7 +20,7 @@ from maitred.server.errors import MaitredError, ShuttingDown, StoreUnavailable
 from maitred.server.stores.base import Ref, StoreError
 from maitred.v1.event_pb2 import Event
 from maitred.v1.payment_pb2 import WatchPaymentResponse
-from maitred.v1.state_pb2 import Payment, PaymentState
+from maitred.v1.state_pb2 import Payment, Session
 
 HEARTBEAT_TICKS = 64
 """Ticks in the time after which a silent watch speaks; they spread the heartbeats of many."""
@@ -206,7 +206,8 @@ class Hub:
         view = None
         if topic.payment_watchers and change in changes.MONEY_CHANGES:
             shown = changes.shown_payment(change, event, state)
-            view = payment_view(topic.payment_seal, version, state.payment, shown)
+            if shown is None or shown.reset_count == state.reset_count:
+                view = payment_view(topic.payment_seal, version, change, state, shown)
         self.rings.add(topic, RingEntry(version, change, event_bytes, message, view), state)
 
     def feed_moved(self) -> None:
@@ -232,18 +233,20 @@ class Hub:
 
 
 def payment_view(
-    seal: Seal, version: int, state: PaymentState, payment: Payment | None
+    seal: Seal, version: int, change: str, session: Session, payment: Payment | None
 ) -> PaymentView:
-    """Serialise what a watch of payments shows of a version."""
+    """Serialise what a watch of payments shows of a version, and of the change that led to it."""
     response = WatchPaymentResponse(
-        version=version, resume_token=seal.token(wire.varint(version)), state=state
+        version=version, resume_token=seal.token(wire.varint(version)), state=session.payment
     )
+    of_tab = outcomes.outcome_of_tab(payment, session.payment)
+    settles = outcomes.settles_tab(change, payment, session)
     if payment is None:
-        return PaymentView(response.SerializeToString(), None)
+        return PaymentView(response.SerializeToString(), None, of_tab, settles)
     response.payment.CopyFrom(payment)
     response.settled = changes.is_settled(payment)
     # Of this message's own: one of the state would hold the whole of it in memory.
-    return PaymentView(response.SerializeToString(), response.payment)
+    return PaymentView(response.SerializeToString(), response.payment, of_tab, settles)
 
 
 def _nobody(_there: bool) -> None:

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from maitred.server.engine.tokens import Seal
+from maitred.v1.payment_pb2 import PaymentOutcome
 from maitred.v1.state_pb2 import Payment
 
 RING = 128
@@ -32,6 +33,10 @@ class PaymentView(NamedTuple):
     message: bytes
     """A whole WatchPaymentResponse."""
     payment: Payment | None
+    of_tab: PaymentOutcome.ValueType
+    """How the paying of the tab stands, for who watches no one payment."""
+    settles_tab: bool
+    """Who waits for the tab to be settled need wait no longer."""
 
 
 class RingEntry:

@@ -122,3 +122,8 @@ def heartbeat_interval(seconds: float) -> bytes:
     interval.FromNanoseconds(round(seconds * 1e9))
     encoded = interval.SerializeToString()
     return b"\x7a" + varint(len(encoded)) + encoded
+
+
+def payment_end(outcome: int, *, last: bool) -> bytes:
+    """Serialise `outcome` and `last`, to be put behind a WatchPaymentResponse."""
+    return b"\x40" + varint(outcome) + (b"\x48\x01" if last else b"")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from maitred.server.domain import changes
+from maitred.server.domain import changes, outcomes
 from maitred.server.domain.evolve import evolve_session
 from maitred.server.engine import eventlog, wire
 from maitred.server.engine.engine import Engine
@@ -63,7 +63,7 @@ class PaymentStream:
             self.seen = snapshot.version
             return self._show(self._view(session, payment))
         self.seen = after
-        if self._is_last(payment):
+        if self._is_last(self._view(session, payment)):
             self._settled_at = snapshot.version
         return await self.next() if after < topic.version else await self._show_settled()
 
@@ -109,16 +109,21 @@ class PaymentStream:
             if change not in changes.MONEY_CHANGES:
                 continue
             payment = changes.shown_payment(change, event, session)
+            if payment is not None and payment.reset_count != session.reset_count:
+                # Of a former visit: only for who watches that very payment.
+                payment = payment if self._request.payment_id else changes.newest_payment(session)
             if self._wants(payment):
-                shown += self._show(self._view(session, payment))
+                shown += self._show(self._view(session, payment, change))
                 if self.over:
                     return shown
         return shown or await self._show_settled()
 
     def _show(self, view: PaymentView) -> Messages:
         self._settled_at = None
-        self.over = self._is_last(view.payment)
-        return (view.message,)
+        self.over = self._is_last(view)
+        named = view.payment if self._request.payment_id else None
+        outcome = view.of_tab if named is None else outcomes.outcome_of(named)
+        return (view.message + wire.payment_end(outcome, last=self.over),)
 
     async def _show_settled(self) -> Messages:
         """Tell who came late to a settled payment, once nothing else is left to show."""
@@ -129,17 +134,19 @@ class PaymentStream:
         self.seen = snapshot.version
         return self._show(self._view(snapshot.state, payment))
 
-    def _view(self, session: Session, payment: Payment | None) -> PaymentView:
-        return payment_view(self._topic.payment_seal, self.seen, session.payment, payment)
+    def _view(self, session: Session, payment: Payment | None, change: str = "") -> PaymentView:
+        return payment_view(self._topic.payment_seal, self.seen, change, session, payment)
 
     def _wants(self, payment: Payment | None) -> bool:
         wanted = self._request.payment_id
         return not wanted or (payment is not None and payment.payment_id == wanted)
 
-    def _is_last(self, payment: Payment | None) -> bool:
-        return (
-            self._request.end_when_settled and payment is not None and changes.is_settled(payment)
-        )
+    def _is_last(self, view: PaymentView) -> bool:
+        if not self._request.end_when_settled:
+            return False
+        if not self._request.payment_id:
+            return view.settles_tab
+        return view.payment is not None and changes.is_settled(view.payment)
 
     def _gone(self) -> Messages:
         self.over = True

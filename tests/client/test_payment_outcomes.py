@@ -1,0 +1,108 @@
+"""A watch until settled ends with the payment that it is about, and says what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from maitred.client import AsyncClient
+from maitred.v1.payment_pb2 import PaymentOutcome
+from maitred.v1.state_pb2 import PaymentMethod
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from maitred.client import AsyncSessionHandle
+
+PENDING = PaymentOutcome.PAYMENT_OUTCOME_PENDING
+PAID = PaymentOutcome.PAYMENT_OUTCOME_PAID
+DEAD = PaymentOutcome.PAYMENT_OUTCOME_DEAD
+SUPERSEDED = PaymentOutcome.PAYMENT_OUTCOME_SUPERSEDED
+
+
+@asynccontextmanager
+async def outcomes(
+    guest: AsyncSessionHandle, payment_id: str = ""
+) -> AsyncIterator[asyncio.Task[list[int]]]:
+    """Collect what a watch until settled says, from before the body on."""
+    begun = asyncio.Event()
+
+    async def follow() -> list[int]:
+        seen = []
+        async for update in guest.watch_payment(payment_id=payment_id, end_when_settled=True):
+            seen.append(int(update.outcome))
+            begun.set()
+        return seen
+
+    task = asyncio.create_task(follow())
+    try:
+        async with asyncio.timeout(20):
+            await begun.wait()
+            yield task
+    finally:
+        task.cancel()
+
+
+async def cash(guest: AsyncSessionHandle) -> None:
+    """Settle the tab at the bar."""
+    method = PaymentMethod.PAYMENT_METHOD_CASH
+    await guest.complete_payment(method=method, reason="paid at the bar")
+
+
+async def test_a_second_round_does_not_end_with_the_payment_of_the_first(
+    client: AsyncClient,
+) -> None:
+    """The watch waits for the payment that is to come; who comes late to it is told at once."""
+    guest = await client.create_session()
+    await guest.add_item("IPA")
+    await cash(guest)
+    await guest.add_item("IPA")
+    async with outcomes(guest) as seen:
+        await guest.add_item("IPA")
+        assert not seen.done()
+        await cash(guest)
+        said = await seen
+    async with outcomes(guest) as late:
+        told = await late
+
+    assert said[0] == PENDING
+    assert said[-1] == PAID
+    assert PAID not in said[:-1]
+    assert told == [PAID]
+
+
+async def test_a_canceled_link_is_dead_and_not_paid(client: AsyncClient) -> None:
+    """It ends the watch that saw it open, and none that begins later."""
+    guest = await client.create_session()
+    await guest.add_item("IPA")
+    await guest.create_payment()
+    async with outcomes(guest) as seen:
+        await guest.cancel_payment()
+        said = await seen
+    async with outcomes(guest) as late:
+        await guest.add_item("IPA")
+        assert not late.done()
+        await cash(guest)
+        told = await late
+
+    assert (said[0], said[-1]) == (PENDING, DEAD)
+    assert (told[0], told[-1]) == (DEAD, PAID)
+
+
+async def test_a_superseded_link_is_followed_by_the_next(client: AsyncClient) -> None:
+    """Who watches no one payment goes on; who watches that one is told what became of it."""
+    guest = await client.create_session()
+    await guest.add_item("IPA")
+    first = await guest.create_payment()
+    async with outcomes(guest) as tab, outcomes(guest, first.payment_id) as one:
+        await guest.add_item("IPA")
+        await guest.create_payment()
+        told = await one
+        assert not tab.done()
+        await guest.cancel_payment()
+        said = await tab
+
+    assert told[-1] == SUPERSEDED
+    assert SUPERSEDED in said
+    assert said[-1] == DEAD
