@@ -20,6 +20,7 @@ from tests.support.http2 import CANCEL, DATA, EMPTY_MESSAGE, RST_STREAM, connect
 from maitred.server.app import health
 from maitred.server.app.auth import add_token
 from maitred.server.app.door import Quotas
+from maitred.server.app.listening import FILES_KEPT, connections_allowed
 from maitred.server.app.server import Server
 from maitred.server.config import Settings
 from maitred.server.errors import RateLimited
@@ -168,6 +169,16 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
         _, reading = await stack.enter_async_context(_raw(server.bound_port))
 
         assert await asyncio.wait_for(reading.read(), 30) == b""
+
+
+def test_files_are_kept_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever connections come, files for the store, backups and HTTP are left."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+
+    assert connections_allowed(Settings()) == 1024 - FILES_KEPT
+    assert connections_allowed(Settings(max_connections=10)) == 16
+    assert connections_allowed(Settings(max_connections=5000)) == 1024 - FILES_KEPT
+    assert connections_allowed(Settings(metrics_listen="127.0.0.1:0")) == 768 - FILES_KEPT
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from maitred.client import AsyncClient, PaymentStatus, PaymentTimeout, StripeUnavailable
+from maitred.server.app import webhooks
 from maitred.server.app.server import Server, StartError
 from maitred.server.config import Settings, SettingsError, settings_from
 from maitred.server.testing.fakestripe import API_KEY, WEBHOOK_SECRET, FakeStripe
@@ -178,6 +179,24 @@ async def test_a_guest_pays_and_the_webhook_settles(fake: FakeStripe, tmp_path: 
     assert session.latest_payment.provider == "stripe"
     assert not session.latest_payment.is_simulated
     assert [event.WhichOneof("change") for event in events].count("payment_succeeded") == 1
+
+
+async def test_unsigned_messages_take_no_turns(
+    fake: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many strangers send, a genuine message is worked on as if they had not."""
+    # Sixteen messages may follow each other; the next would wait for a quarter of an hour.
+    monkeypatch.setattr(webhooks, "RATE_PER_S", 0.001)
+    async with running_server(**stripe(fake)) as server, AsyncClient(server.address) as client:
+        guest = await _guest(client)
+        payment = await guest.create_payment()
+        async with httpx.AsyncClient() as sender:
+            forged = [await _post(sender, server, b"{}", "t=1,v1=00") for _ in range(40)]
+            fake.account.pay(payment.provider_payment_id)
+            genuine = [await _post(sender, server, *each) for each in fake.drain_events()]
+
+    assert {each.status_code for each in forged} == {400}
+    assert {each.status_code for each in genuine} == {200}
 
 
 async def test_without_webhooks_polling_settles(fake: FakeStripe) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_CONNECTIONS: Final = 768
-"""Open connections; leaves room for gRPC and the store below the usual limit of 1024 files."""
+"""Open connections, or a quarter of the files where that is less: the rest is for gRPC and data."""
 
 MAX_REQUESTS: Final = 512
 """Requests under way; more are told to come again."""
@@ -123,7 +124,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.server_state.empty.clear()
         state = self.server_state
-        too_many = len(self.connections) - len(state.leaving) > MAX_CONNECTIONS
+        too_many = len(self.connections) - len(state.leaving) > _most_connections()
         if state.stopping or (too_many and not state.make_room(self)):
             _refused("connection")
             transport.abort()
@@ -279,6 +280,11 @@ def _bounded(app: ASGIApp, state: State) -> ASGIApp:
             await app(scope, receive, send)
 
     return bounded
+
+
+def _most_connections() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft < 0 else min(MAX_CONNECTIONS, soft // 4)
 
 
 def _refused(why: str) -> None:
