@@ -329,3 +329,17 @@ def test_what_is_sold_out_is_not_recommended(menu: Menu) -> None:
     items, found = Search(menu).recommend("classy", 0)
 
     assert ([item.item_id for item in items], found) == (["daiquiri"], "")
+
+
+def test_modifiers_are_bounded_in_all() -> None:
+    """However few each item has, a menu holds no more modifiers than can be checked in time."""
+    menu = Menu(menu_id="m", currency="USD")
+    for at in range(81):
+        item = menu.items.add(item_id=f"i{at}", name=f"item {at}", price=money(1, "USD"))
+        for number in range(100):
+            item.modifiers.add(modifier_id=f"{number}", name=f"modifier {number}")
+
+    with pytest.raises(InvalidField) as error:
+        menus.put(None, menu)
+
+    assert error.value.violations[0].rule == "menu.max_modifiers"

@@ -1319,7 +1319,7 @@ class MenuItem(_message.Message):
 
     @_builtins.property
     def modifiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___MenuModifier]:
-        """Modifiers that only this item may have."""
+        """Modifiers that only this item may have; a menu holds at most 8000 in all."""
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -141,7 +141,7 @@ def _search(text: str) -> Iterator[Card]:
     while b"  " in line:
         line = line.replace(b"  ", b" ")
     digits = _digits(line)
-    candidates = _candidates(digits, 64 + len(raw) // 256)
+    candidates = _candidates(digits, 64 + len(raw) // 64)
     if not candidates:
         return
     # Blanks went, so that digits are counted and not measured.
@@ -304,6 +304,10 @@ class _Layout:
         end = first + length
         begin = self.places[first]
         if self._line[begin - 1 : begin] == b"+" and length <= _PHONE_OR_CARD:
+            return False
+        # Most of what passes for a card stands in the middle of a list of small numbers.
+        second = first + 1 + (not self._digits[first + 1] & 0x10)
+        if first and self._digits[second] & 0x10 and self._gap(first) == self._gap(second):
             return False
         begins = [at for at in range(first, end) if self._digits[at] & 0x10]
         if len(begins) > 1:

@@ -26,6 +26,9 @@ from maitred.v1.menu_pb2 import (
 )
 from maitred.v1.state_pb2 import Menu, MenuItem, MenuModifier
 
+MAX_MODIFIERS = 8000
+"""Modifiers that a menu may hold, those of its items included."""
+
 
 def put(
     before: Menu | None, menu: Menu, marks: MarkPolicy.ValueType = MARK_POLICY_KEEP
@@ -36,6 +39,7 @@ def put(
 
     Raises: InvalidField, CardNumberRefused.
     """
+    _require_few_modifiers(menu)
     after = Menu()
     after.CopyFrom(menu)
     after.ClearField("version")
@@ -135,6 +139,16 @@ class Catalog:
         raise ModifierAmbiguous(
             f"{wanted!r} is the name of {len(found)} modifiers; name one by its id: {fitting}",
             metadata={**metadata, "candidates": fitting},
+        )
+
+
+def _require_few_modifiers(menu: Menu) -> None:
+    count = len(menu.modifiers) + sum(len(item.modifiers) for item in menu.items)
+    if count > MAX_MODIFIERS:
+        description = f"must not exceed {MAX_MODIFIERS} modifiers in all, and has {count}"
+        raise InvalidField(
+            f"menu.items: {description}",
+            violations=[Violation("menu.items", "menu.max_modifiers", description)],
         )
 
 
