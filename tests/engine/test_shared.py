@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
-from tests.engine.conftest import AGENT, create, turn
+from tests.engine.conftest import AGENT, DEFAULTS, create, turn
 from tests.support.shared import Shared
 
 from maitred.server.config import Settings
 from maitred.server.domain import sessions
 from maitred.server.engine import committer
+from maitred.server.engine.cache import Head
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.refs import session_ref
+from maitred.server.engine.sweeper import Sweeper
 from maitred.server.errors import ConcurrentModification
-from maitred.server.stores.base import HeadFilter, Kind, OutcomeUnknown
+from maitred.server.stores.base import HeadFilter, Kind, OutcomeUnknown, Ref
 from maitred.server.stores.memory import MemoryStore
 from maitred.server.testing.faulty import Fault
-from maitred.v1.session_pb2 import CloseSessionRequest, DeleteSessionRequest
+from maitred.v1.session_pb2 import (
+    CloseSessionRequest,
+    CreateSessionRequest,
+    DeleteSessionRequest,
+    ExtendSessionRequest,
+)
+from maitred.v1.state_pb2 import SESSION_STATUS_EXPIRED
 
 
 @pytest.fixture
@@ -46,6 +54,30 @@ def reopening(expected_version: int | None = None) -> Command:
     return Command(
         session_ref("s1"), lambda state, _now: sessions.close(state, "", staff=False), request
     )
+
+
+def extending() -> Command:
+    """A sign of life."""
+    request = ExtendSessionRequest(session_id="s1")
+    return Command(session_ref("s1"), lambda state, _now: sessions.extend(state, request), request)
+
+
+async def begin_visit(engine: Engine) -> None:
+    """Open a session whose id had one that ended."""
+    request = CreateSessionRequest(session_id="s1")
+    command = Command(
+        session_ref("s1"),
+        lambda state, _now: sessions.create(state, request, "s1", DEFAULTS),
+        request,
+        ended=True,
+        create=True,
+    )
+    await engine.execute(command, AGENT)
+
+
+def _clock(engine: Engine) -> ManualClock:
+    assert isinstance(engine.clock, ManualClock)
+    return engine.clock
 
 
 async def test_read_sees_what_the_other_server_wrote(pair: tuple[Engine, Engine]) -> None:
@@ -108,6 +140,63 @@ async def test_command_retried_after_it_closed_the_session_elsewhere_is_a_replay
     again = await second.execute(reopening(expected_version=1), AGENT)
 
     assert again.replayed
+
+
+async def test_an_expiry_is_built_on_the_state_that_was_judged(
+    pair: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Extended elsewhere while it was found overdue, a session does not expire."""
+    first, second = pair
+    await create(first)
+    await second.session("s1")
+    _clock(first).advance(3599)
+    _clock(second).advance(3601)
+    judged = second.store.versions
+
+    async def extended_meanwhile(refs: Iterable[Ref]) -> dict[Ref, int]:
+        versions = await judged(refs)
+        monkeypatch.setattr(second.store, "versions", judged)
+        await first.execute(extending(), AGENT)
+        # A read of the same server remembers the newer state before the expiry is built.
+        assert (await second.reader.head(session_ref("s1"))) is not None
+        return versions
+
+    monkeypatch.setattr(second.store, "versions", extended_meanwhile)
+    result = await second.execute(turn(), AGENT)
+    log = await first.events(session_ref("s1"), 0, 10)
+
+    assert [event.WhichOneof("change") for event in log] == [
+        "session_created",
+        "session_extended",
+        "turn_recorded",
+    ]
+    assert result.version == 3
+
+
+async def test_a_sweep_erases_nothing_that_came_back(
+    pair: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun anew between the look and the lock, a session is not erased for its old end."""
+    first, second = pair
+    await create(first)
+    await first.execute(reopening(), AGENT)
+    for engine in pair:
+        _clock(engine).advance(Settings().retention_seconds + 1)
+    looked = second.reader.head
+
+    async def begun_anew(ref: Ref) -> Head | None:
+        head = await looked(ref)
+        monkeypatch.setattr(second.reader, "head", looked)
+        await begin_visit(first)
+        # Overdue by now: there is something to do, but not what was seen to be done.
+        _clock(second).advance(3601)
+        return head
+
+    monkeypatch.setattr(second.reader, "head", begun_anew)
+    swept = await Sweeper(second).sweep(10)
+
+    assert (swept.deleted, swept.expired) == (0, 1)
+    assert (await first.session("s1")).state.status == SESSION_STATUS_EXPIRED
 
 
 async def test_reads_of_a_server_never_go_back(pair: tuple[Engine, Engine]) -> None:

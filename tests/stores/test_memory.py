@@ -79,3 +79,22 @@ def test_an_unknown_url_says_what_is_accepted(url: str) -> None:
         create_store(url)
 
     assert "\n" not in str(caught.value)
+
+
+async def test_opened_again_it_holds_no_leases() -> None:
+    """Whoever held one is gone."""
+    store = MemoryStore()
+    await store.open()
+    ref = new_ref()
+    await put(store, new_commit(ref, 0, wake_at_ns=1))
+    assert await store.due(2, 10, "gone", 3600) == [ref]
+    held = await store.lease("sweeper", "gone", 3600)
+    await store.close()
+    await store.open()
+
+    assert await store.due(2, 10, "new", 30) == [ref]
+    taken = await store.lease("sweeper", "new", 60)
+    assert held is not None
+    assert taken is not None
+    assert taken.token > held.token
+    await store.close()

@@ -48,6 +48,12 @@ _log = structlog.get_logger(__name__)
 _RECHECK_S: Final = 5.0
 """How long a stream outlives the token that opened it."""
 
+_NO_REQUEST_ID: Final = Violation(
+    "request_id",
+    "request_id.required",
+    "is required by this server, so that a retry cannot act twice",
+)
+
 _TRACE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 Unary = Callable[[Any, Call], Awaitable[bytes | Message]]
@@ -67,6 +73,7 @@ class GrpcAdapter:
         *,
         validate: Validate = validation.validate,
         unary_timeout_s: float = 0.0,
+        require_request_id: bool = False,
         log_calls: bool = False,
         bodies: Bodies | None = None,
         quotas: Quotas | None = None,
@@ -78,6 +85,7 @@ class GrpcAdapter:
         self._authenticator = authenticator
         self._validate = validate
         self._overtime = Overtime(unary_timeout_s) if unary_timeout_s else None
+        self._require_request_id = require_request_id
         self._log_calls = log_calls
         self._bodies = bodies or Bodies(BODY_S)
         self._quotas = quotas or Quotas(0, 0)
@@ -169,6 +177,8 @@ class GrpcAdapter:
         violations = validation.oversized(request, method.sized, size) or self._validate(request)
         if violations:
             raise validation.refusal(request, violations)
+        if self._require_request_id and method.takes_request_id and not request.request_id:  # type: ignore[attr-defined]
+            raise validation.refusal(request, [_NO_REQUEST_ID])
         return request
 
     def _unary(self, method: Method) -> Callable[[object, Context], Awaitable[bytes]]:

@@ -47,6 +47,8 @@ class Method:
     max_request_bytes: int
     sized: tuple[SizedField, ...]
     """Fields whose messages have no rules of their own, and how large those may be."""
+    takes_request_id: bool
+    """It changes something, so that a retry has to say that it is one."""
     bound: bool
     """The request names a session, which must be the VIEWER's."""
     filters: Mapping[int, Filter | None]
@@ -98,6 +100,7 @@ def describe(rpc: MethodDescriptor, handler: Any) -> Method:
         request_type=request_type,
         max_request_bytes=rules.max_request_bytes or DEFAULT_MAX_REQUEST_BYTES,
         sized=sized_fields(rpc.input_type),
+        takes_request_id="request_id" in rpc.input_type.fields_by_name,
         bound=bound,
         filters={
             role: filter_for(rpc.output_type, response_type.FromString, role)

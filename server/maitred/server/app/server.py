@@ -129,6 +129,7 @@ class Server:
             parts.services,
             self._authenticator,
             unary_timeout_s=settings.unary_timeout_s,
+            require_request_id=settings.require_request_id,
             log_calls=settings.log_level == "debug",
             bodies=(bodies := door.Bodies(settings.body_timeout_s)),
             quotas=door.Quotas(settings.caller_calls_per_s, settings.caller_streams),

@@ -163,6 +163,11 @@ class Settings:
         "a chat message that comes again is known for so many seconds",
         least=60,
     )
+    require_request_id: bool = setting(
+        False,
+        "sessions",
+        "refuse changes without a request_id, whose retries would act again",
+    )
     max_order_lines: int = setting(1000, "sessions", "most lines that one order may hold", least=1)
     lock_timeout_s: float = setting(
         10.0, "sessions", "longest that a command waits for its session, in seconds", least=0.001

@@ -50,6 +50,8 @@ class Store(Protocol):
     async def open(self) -> StoreInfo:
         """Open, migrate to the newest schema, see to it that interrupted deletions are finished.
 
+        Where the store is exclusive, every lease ends: whoever held one is gone.
+
         Raises: StoreLocked, SchemaTooNew, StoreUnavailable, CorruptData.
         """
 

@@ -79,6 +79,7 @@ class MemoryStore:
             raise StoreError("the store is open already")
         self._open = True
         self._changes = Changes()
+        self._state.drop_leases()
         return StoreInfo(
             engine="memory",
             epoch=self._epoch,

@@ -197,6 +197,12 @@ class MemoryState:
         }
         return Committed()
 
+    def drop_leases(self) -> None:
+        """End every lease; the tokens stay, so that the next ones are greater."""
+        for aggregate in self.aggregates.values():
+            aggregate.leased_until_ns = 0
+        self.leases = {name: lease._replace(expires_ns=0) for name, lease in self.leases.items()}
+
     def restore(self, record: Record) -> bool:
         """Write an aggregate as another store kept it."""
         head = record.loaded._replace(request_event=None)

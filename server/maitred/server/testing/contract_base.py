@@ -15,6 +15,8 @@ class ContractBase:
 
     lacks_reopen: ClassVar[str] = ""
     """Nothing is kept after `close`."""
+    lacks_exclusivity: ClassVar[str] = ""
+    """Other servers share the store, and may hold leases while one opens it."""
     lacks_cross_aggregate: ClassVar[str] = ""
     """One commit holds one append, and claims of its own aggregate only."""
     lacks_backup: ClassVar[str] = ""

@@ -145,6 +145,25 @@ class LifeContract(ContractBase):
 
         assert await again.due(_NOW, 10, "a", 30) == [ref]
 
+    async def test_an_exclusive_store_opens_without_leases(self, store: Store) -> None:
+        """Whoever held them is gone: what is due is handed out at once, and named leases too."""
+        self.needs(self.lacks_exclusivity)
+        self.needs(self.lacks_reopen)
+        ref, later = new_ref(), new_ref()
+        await put(store, new_commit(ref, 0, wake_at_ns=_NOW))
+        await put(store, new_commit(later, 0, wake_at_ns=_NOW + _SECOND))
+        assert await store.due(_NOW, 10, "gone", 3600) == [ref]
+        held = await store.lease("sweeper", "gone", 3600)
+        assert held is not None
+        again = await self.reopen(store)
+
+        assert await again.next_wake() == _NOW
+        assert await again.due(_NOW, 10, "new", 30) == [ref]
+        assert await again.due(_NOW + _SECOND, 10, "new", 30) == [later]
+        taken = await again.lease("sweeper", "new", 60)
+        assert taken is not None
+        assert taken.token > held.token
+
     async def test_a_lease_has_one_owner(self, store: Store) -> None:
         """Held, it is refused to others and renewed for its owner with the same token."""
         first = await store.lease("sweeper", "a", 60)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from maitred.server.stores.base import SECRET_BYTES, CorruptData, SchemaTooNew, StoreError
-from maitred.server.stores.sqlite.connection import APPLICATION_ID, configure_writer
+from maitred.server.stores.base import (
+    SECRET_BYTES,
+    CorruptData,
+    SchemaTooNew,
+    StoreError,
+    StoreFull,
+)
+from maitred.server.stores.sqlite.connection import APPLICATION_ID, configure_writer, translate
 from maitred.server.stores.sqlite.sql import SQL, Migration, load_migrations, split_script
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +91,9 @@ def prepare(connection: sqlite3.Connection, name: str, max_bytes: int | None) ->
     configure_writer(connection, max_bytes)
     migrate(connection, migrations)
     _require_tables(connection, name)
-    return Prepared(_take_epoch(connection), schema_of(connection), _take_secret(connection))
+    prepared = Prepared(_take_epoch(connection), schema_of(connection), _take_secret(connection))
+    _drop_leases(connection)
+    return prepared
 
 
 def schema_of(connection: sqlite3.Connection) -> int:
@@ -142,6 +150,18 @@ def _take_epoch(connection: sqlite3.Connection) -> bytes:
     if copied:
         _log.warning("a backup was restored: this is a new history", epoch=epoch.hex())
     return epoch
+
+
+def _drop_leases(connection: sqlite3.Connection) -> None:
+    """End what a server held that is gone: who opens the file is alone with it."""
+    try:
+        connection.execute(SQL["drop_taken"])
+        connection.execute(SQL["drop_leases"])
+    except sqlite3.Error as error:
+        if not isinstance(translate(error), StoreFull):
+            raise
+        # They end by themselves; reading must be possible meanwhile.
+        _log.warning("leases of an earlier server stay: the disk is full")
 
 
 def _take_secret(connection: sqlite3.Connection) -> bytes:

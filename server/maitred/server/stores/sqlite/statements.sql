@@ -160,6 +160,14 @@ WHERE armed_ns <= ?
 ORDER BY armed_ns
 LIMIT ?
 
+-- name: drop_taken
+-- Hand out again what was taken and not looked after: an alarm later than its time is a lease.
+UPDATE aggregates SET armed_ns = wake_at_ns WHERE armed_ns > wake_at_ns
+
+-- name: drop_leases
+-- End every lease; the tokens stay, so that the next ones are greater.
+UPDATE leases SET expires_ns = 0 WHERE expires_ns > 0
+
 -- name: read_lease
 -- Who holds a lease.
 SELECT owner, token, expires_ns FROM leases WHERE name = ?
