@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from maitred.server.domain import tips
 from maitred.server.domain.money import money, percentage_of
-from maitred.server.errors import CurrencyMismatch, InvalidField, InvalidTipPercentage, TabEmpty
+from maitred.server.errors import (
+    CurrencyMismatch,
+    InvalidField,
+    InvalidTipPercentage,
+    PermissionDenied,
+    TabEmpty,
+)
 from maitred.v1.payment_pb2 import SetTipRequest
 
 PERCENTAGES = (10, 15, 20)
@@ -157,3 +163,17 @@ def test_percentages_are_rounded_half_up(tab: int, percent: int) -> None:
 
     assert -50 <= tip * 100 - tab * percent <= 50
     assert tip * 100 - tab * percent != -50
+
+
+def test_a_fixed_tip_is_bounded_by_the_tab_for_all_but_staff(log: Any) -> None:
+    """A misread amount never makes the bill; who may adjust a balance may also be generous."""
+    log.add("Martini")
+    most = SetTipRequest(amount=money(1300, "USD"))
+    more = SetTipRequest(amount=money(1301, "USD"))
+
+    assert tips.set_tip(log.session, most, (10,), 100) is not None
+    assert tips.set_tip(log.session, more, (10,), None) is not None
+    with pytest.raises(PermissionDenied) as refused:
+        tips.set_tip(log.session, more, (10,), 100)
+    assert refused.value.metadata == {"required_role": "STAFF"}
+    assert "13.01 USD" in refused.value.message

@@ -335,7 +335,7 @@ class SetTipRequest(_message.Message):
     """The same percentage again takes the tip away, as a button does."""
     @_builtins.property
     def amount(self) -> _common_pb2.Money:
-        """A fixed amount."""
+        """A fixed amount; beyond the server's percentage of the tab it needs STAFF."""
 
     def __init__(
         self,

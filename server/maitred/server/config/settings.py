@@ -189,6 +189,9 @@ class Settings:
         "tip percentages that SetTip accepts, comma-separated",
         everyday=True,
     )
+    max_tip_percentage: int = setting(
+        100, "payments", "largest fixed tip that AGENT may set, in percent of the tab", least=0
+    )
     payment_expiry_seconds: int = setting(
         1800, "payments", "a link to pay dies after so many seconds", least=60
     )

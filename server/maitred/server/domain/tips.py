@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from maitred.server.domain.money import format_money
 from maitred.server.domain.tab import Tab
-from maitred.server.errors import InvalidField, InvalidTipPercentage, TabEmpty, Violation
+from maitred.server.errors import (
+    InvalidField,
+    InvalidTipPercentage,
+    PermissionDenied,
+    TabEmpty,
+    Violation,
+)
 from maitred.v1.event_pb2 import Event, TipSet
 from maitred.v1.payment_pb2 import SetTipRequest
 from maitred.v1.state_pb2 import Session
 
 
-def set_tip(session: Session, request: SetTipRequest, percentages: Collection[int]) -> Event | None:
+def set_tip(
+    session: Session,
+    request: SetTipRequest,
+    percentages: Collection[int],
+    max_percentage: int | None = None,
+) -> Event | None:
     """Set or clear the tip; None where it is so already.
 
     With `toggle`, the percentage that is set already takes the tip away, as a button does.
 
-    Raises: InvalidTipPercentage, TabEmpty, CurrencyMismatch, InvalidField.
+    A fixed amount may be so many percent of the tab at most; None is for staff, who may exceed it.
+
+    Raises: InvalidTipPercentage, TabEmpty, CurrencyMismatch, InvalidField, PermissionDenied.
     """
     tab = Tab(session)
     before = (tab.tip, tab.tip_percentage)
@@ -38,6 +52,12 @@ def set_tip(session: Session, request: SetTipRequest, percentages: Collection[in
                     ],
                 )
             _require_tab(tab)
+            if max_percentage is not None and amount * 100 > tab.tab * max_percentage:
+                raise PermissionDenied(
+                    f"a tip of {format_money(amount, tab.currency)} is more than {max_percentage}"
+                    f" percent of {format_money(tab.tab, tab.currency)}; that needs role STAFF",
+                    metadata={"required_role": "STAFF"},
+                )
             tab.set_tip(amount, None)
         case _:
             tab.set_tip(0, None)
