@@ -25,7 +25,7 @@ from maitred.server.app.listening import (
 )
 from maitred.server.app.wiring import Parts, open_provider, wire
 from maitred.server.config import Settings, SettingsError
-from maitred.server.engine.clock import Clock, Ids
+from maitred.server.engine.clock import Clock, Ids, SteadyClock
 from maitred.server.engine.engine import Engine
 from maitred.server.http import MissingExtra
 from maitred.server.http.listener import HttpBindError, HttpListener
@@ -65,7 +65,9 @@ class Server:
         """
         self.settings = settings
         self._given_store = store
-        self._clock = clock
+        self._clock: Clock = clock or SteadyClock(
+            hold_s=settings.clock_hold_seconds, settle_s=settings.erasure_hold_seconds
+        )
         self._ids = ids
         self.bound_port = 0
         """The TCP port, once started; 0 where none is listened on."""

@@ -19,6 +19,7 @@ from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.engine.clock import Clock, Ids, SystemClock
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.sweeper import Sweeper
+from maitred.server.engine.timekeeping import warn_if_behind
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.provider import PaymentProvider
@@ -56,6 +57,7 @@ class Parts:
         """
         info = await self.engine.start()
         self._engine_runs = True
+        await warn_if_behind(self.engine)
         if info.backup:
             await asyncio.to_thread(self.backups.tidy)
         await self.coordinator.start()

@@ -63,6 +63,13 @@ def build() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     _restore(
         add("restore", "restore:restore", "put a backup in place of a database, no server running")
     )
+    _check(
+        add(
+            "repair-clock",
+            "repair_clock:repair_clock",
+            "put right when sessions expire after the clock was ahead",
+        )
+    )
     _copy(add("copy", "copy:copy", "copy all data into another engine, no server running"))
     _token(add("token", "token:token", "make a bearer token and print it, once"))
     _sessions(add("sessions", "remote:sessions", "list sessions, newest first"))

@@ -157,6 +157,18 @@ class Settings:
         least=0,
         everyday=True,
     )
+    clock_hold_seconds: int = setting(
+        300,
+        "sessions",
+        "a jump of the machine's clock is believed when it has lasted for so many seconds",
+        least=0,
+    )
+    erasure_hold_seconds: int = setting(
+        3600,
+        "sessions",
+        "nothing is erased by a jump of the clock that has not lasted for so many seconds",
+        least=0,
+    )
     inbound_seconds: int = setting(
         30 * 24 * 3600,
         "sessions",

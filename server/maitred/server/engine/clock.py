@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
 
 POOL_BYTES = 4096
+
+_NS: Final = 1_000_000_000
+TOLERANCE_NS: Final = 2 * _NS
+"""What a time server corrects, and a busy machine delays, is no jump."""
+
+log = structlog.get_logger(__name__)
 
 
 class Clock(Protocol):
@@ -16,13 +25,86 @@ class Clock(Protocol):
     def now_ns(self) -> int:
         """Read the time."""
 
+    def settled_ns(self) -> int:
+        """Read the time for what cannot be undone: one that has held for long."""
+
 
 class SystemClock:
-    """The machine's clock."""
+    """The machine's clock, believed as it is."""
 
     def now_ns(self) -> int:
         """Read the time."""
         return time.time_ns()
+
+    def settled_ns(self) -> int:
+        """Read the time."""
+        return time.time_ns()
+
+
+class _Trust:
+    """How far the wall's time is believed to be from the time that only runs on."""
+
+    def __init__(self, offset_ns: int, hold_ns: int, what: str) -> None:
+        self._offset_ns = offset_ns
+        self._hold_ns = hold_ns
+        self._what = what
+        self._jump: tuple[int, int] | None = None
+
+    def offset_ns(self, seen_ns: int, monotonic_ns: int) -> int:
+        """Weigh what is seen now; answers what is believed."""
+        by_ns = seen_ns - self._offset_ns
+        if -TOLERANCE_NS <= by_ns <= TOLERANCE_NS:
+            if self._jump is not None:
+                self._jump = None
+                log.warning("clock_came_back", for_=self._what)
+            self._offset_ns = seen_ns
+            return seen_ns
+        if self._jump is None or abs(seen_ns - self._jump[0]) > TOLERANCE_NS:
+            self._jump = (seen_ns, monotonic_ns)
+            log.warning(
+                "clock_jumped",
+                by_s=by_ns / _NS,
+                for_=self._what,
+                believed_after_s=self._hold_ns / _NS,
+            )
+        elif monotonic_ns - self._jump[1] >= self._hold_ns:
+            log.warning("clock_jump_believed", by_s=by_ns / _NS, for_=self._what)
+            self._offset_ns, self._jump = seen_ns, None
+        return self._offset_ns
+
+
+class SteadyClock:
+    """The machine's clock, but a jump is believed only when it has lasted.
+
+    A clock that is set wrong for a moment, forward or back, would expire every session and erase
+    what is kept for weeks. So the wall's time is held against a time that only runs on; where they
+    part by more than a moment, the latter is followed until the wall has stayed where it went.
+    """
+
+    def __init__(
+        self,
+        *,
+        hold_s: float = 300.0,
+        settle_s: float = 3600.0,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Begin with the wall's time as it is; a jump counts after `hold_s` or `settle_s`."""
+        self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
+        offset_ns = wall_ns() - monotonic_ns()
+        self._now = _Trust(offset_ns, round(hold_s * _NS), "sessions")
+        self._settled = _Trust(offset_ns, round(max(hold_s, settle_s) * _NS), "erasure")
+
+    def now_ns(self) -> int:
+        """Read the time that is believed."""
+        monotonic_ns = self._monotonic_ns()
+        return monotonic_ns + self._now.offset_ns(self._wall_ns() - monotonic_ns, monotonic_ns)
+
+    def settled_ns(self) -> int:
+        """Read the time that has held for long."""
+        monotonic_ns = self._monotonic_ns()
+        return monotonic_ns + self._settled.offset_ns(self._wall_ns() - monotonic_ns, monotonic_ns)
 
 
 class ManualClock:
@@ -32,6 +114,10 @@ class ManualClock:
         self._now_ns = now_ns
 
     def now_ns(self) -> int:
+        """Read the time."""
+        return self._now_ns
+
+    def settled_ns(self) -> int:
         """Read the time."""
         return self._now_ns
 

@@ -97,7 +97,9 @@ class Decider:
             raise self._kinds[command.ref.kind].absent(command.ref.id)
         if command.request is not None:
             identity.check_preconditions(command.request, head)
-        now_ns = self._now(head)
+        # Not the event's time, which never goes back: what a clock that was ahead has written must
+        # not put its sessions forward for ever.
+        now_ns = self._clock.now_ns()
         state = None
         if head is not None:
             state = head.state
@@ -120,7 +122,7 @@ class Decider:
             head.wake_at_ns is not None
             and ref.kind is Kind.SESSION
             and head.wake_at_ns <= self._clock.now_ns()
-            and sessions.is_overdue(head.state, self._now(head))
+            and sessions.is_overdue(head.state, self._clock.now_ns())
         )
 
     async def _answered_before(
@@ -173,7 +175,7 @@ class Decider:
         event.actor_role = call.actor.role
         event.schema = EVENT_SCHEMA
         before = None if head is None else head.state
-        expires_at_s = kind.expires_at_s(before, event, now_ns)
+        expires_at_s = kind.expires_at_s(before, event, self._clock.now_ns())
         if expires_at_s is not None:
             event.expires_at.seconds = expires_at_s
         state = kind.evolve(before, event)

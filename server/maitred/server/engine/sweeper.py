@@ -58,6 +58,8 @@ class Sweeper:
     async def sweep(self, limit: int) -> Swept:
         """Look after at most `limit` aggregates that are due now."""
         swept = Swept()
+        # Looked at now and then, so that a jump is seen when it happens.
+        self._engine.clock.settled_ns()
         while limit > 0:
             now_ns = self._engine.clock.now_ns()
             refs = await self._engine.store.due(now_ns, min(limit, BATCH), self._owner, LEASE_S)
@@ -85,6 +87,8 @@ class Sweeper:
                 return
             event = sessions.tick(head.state, self._engine.clock.now_ns(), retention_s)
             deleting = event is not None and event.HasField("session_deleted")
+            if deleting and not self._may_erase(head.state):
+                return
             decide = partial(tick, deleting=deleting)
             command = Command(ref, decide, ended=True, overdue=True)
             carry_out = self._engine.forget if deleting else self._engine.execute
@@ -102,6 +106,12 @@ class Sweeper:
         swept.expired += event.HasField("session_expired")
         swept.deleted += event.HasField("session_deleted")
         swept.abandoned += event.attention_changed.attention == ATTENTION_ABANDONED_TAB
+
+    def _may_erase(self, session: Session) -> bool:
+        """Whether a session is to be erased also by the time that has held for long."""
+        settled_ns = self._engine.clock.settled_ns()
+        event = sessions.tick(session, settled_ns, self._engine.settings.retention_seconds)
+        return event is not None and event.HasField("session_deleted")
 
     async def _run(self) -> None:
         while True:

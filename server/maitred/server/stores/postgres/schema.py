@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from maitred.server.stores.postgres.connection import Connection
 
 _log = structlog.get_logger(__name__)
+
+SKEW_EVERY_S: Final = 30.0
+"""While the database is served, the clocks are compared so often."""
 
 _ATTEMPTS: Final = 20
 _EPOCH_BYTES: Final = 16
@@ -134,6 +138,22 @@ async def _check_clock(
             f"the clock of this machine is {abs(skew) / _NANOSECONDS:.3f} s {direction} the"
             f" database's, and {max_skew_s:g} s are allowed: let both follow a time server"
         )
+
+
+class Skew:
+    """Holds this machine's clock against the database's while it is served."""
+
+    def __init__(self, clock_ns: Callable[[], int], max_skew_s: float) -> None:
+        self.clock_ns = clock_ns
+        self.max_skew_s = max_skew_s
+        self._due = 0.0
+
+    async def look(self, connection: Connection) -> None:
+        """Compare now and then; as long as they differ, each time. Raises: StoreUnavailable."""
+        now = time.monotonic()
+        if now >= self._due:
+            await _check_clock(connection, self.clock_ns, self.max_skew_s)
+            self._due = now + SKEW_EVERY_S
 
 
 async def _read_meta(connection: Connection) -> dict[str, str]:

@@ -46,7 +46,7 @@ from maitred.server.stores.postgres.connection import (
 from maitred.server.stores.postgres.errors import translate
 from maitred.server.stores.postgres.feed import decode_cursor, encode_cursor
 from maitred.server.stores.postgres.housekeeping import Housekeeping
-from maitred.server.stores.postgres.schema import Prepared, check_minimum, prepare, read_meta
+from maitred.server.stores.postgres.schema import Prepared, Skew, check_minimum, prepare, read_meta
 from maitred.server.stores.postgres.sql import load_migrations
 from maitred.server.stores.postgres.wakeups import Wakeups
 from maitred.server.stores.postgres.writer import Writer
@@ -90,10 +90,9 @@ class PostgresStore:
         """
         self._target = Target(url, pool_size=pool_size, prepare=prepare)
         self._hints = hints
-        self._max_skew_s = max_skew_s
         self._queue_commits = queue_commits
         self._linger_s = linger_s
-        self._clock_ns = clock_ns
+        self._skew = Skew(clock_ns, max_skew_s)
         self._changes = Changes()
         self._open = False
         self._writer: Writer | None = None
@@ -123,8 +122,9 @@ class PostgresStore:
             undo.push_async_callback(pool.close)
             try:
                 with deadline(connection, OPEN_S):
+                    skew = self._skew
                     prepared = await prepare(
-                        connection, clock_ns=self._clock_ns, max_skew_s=self._max_skew_s
+                        connection, clock_ns=skew.clock_ns, max_skew_s=skew.max_skew_s
                     )
             except (psycopg.Error, OSError) as error:
                 made = translate(error)
@@ -169,8 +169,9 @@ class PostgresStore:
         )
 
     async def check(self) -> None:
-        """Ask the database whether a newer server has taken away what this one needs."""
+        """Ask whether a newer server has taken away what this one needs, and what time it is."""
         check_minimum(await self._reading().run(read_meta), load_migrations()[-1].number)
+        await self._reading().run(self._skew.look)
 
     async def close(self) -> None:
         """Commit what is queued, then close."""
