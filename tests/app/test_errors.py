@@ -11,7 +11,7 @@ from tests.app.conftest import ADD_ITEM, Serve
 from maitred.server import errors
 from maitred.server.app.errors import MAX_DETAILS_BYTES, to_wire
 from maitred.server.engine.call import Call
-from maitred.server.errors import MaitredError, Violation
+from maitred.server.errors import MaitredError, Violation, status_of
 from maitred.v1 import order_pb2
 from maitred.v1.common_pb2 import ErrorReason
 
@@ -28,7 +28,7 @@ def test_every_reason_has_one_class_and_a_status() -> None:
 
     assert set(CLASSES) == reasons
     for each in CLASSES.values():
-        assert to_wire(each("x")).code is grpc.StatusCode[each("x").status]
+        assert to_wire(each("x")).code is grpc.StatusCode[status_of(each.reason)]
 
 
 async def test_every_reason_crosses_the_wire(serve: Serve) -> None:
@@ -52,7 +52,7 @@ async def test_every_reason_crosses_the_wire(serve: Serve) -> None:
         failure = await rig.call.fails(ADD_ITEM, order_pb2.AddItemRequest(session_id="s", item="x"))
 
         assert failure[:6] == (
-            grpc.StatusCode[raised[-1].status],
+            grpc.StatusCode[status_of(raised[-1].reason)],
             raised[-1].message,
             ErrorReason.Name(each.reason).removeprefix("ERROR_REASON_"),
             {"current_version": "7"},

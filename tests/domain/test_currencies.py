@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.domain.conftest import Log
 
-from maitred.server.domain import orders, payments, tips
+from maitred.server.domain import orders, payments, refunds, tips
 from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.domain.money import MAX_MINOR_UNITS, format_money, money, percentage_of
 from maitred.server.domain.snapshots import Terms
@@ -144,7 +144,7 @@ def test_a_refund_keeps_the_step() -> None:
         received_amount=amount,
     )
     with pytest.raises(InvalidField) as refused:
-        payments.refund(session, payment, 1, "r1", money(1_255, "KWD"), "cold")
+        refunds.refund(session, payment, 1, "r1", money(1_255, "KWD"), "cold")
 
     assert "0.010 KWD" in refused.value.message
     assert refused.value.violations[0].field == "amount.minor_units"

@@ -23,6 +23,7 @@ from maitred.server.errors import (
     OrderEmpty,
     OrderFull,
     OrderLinePaid,
+    OrderLineWrittenOff,
     OrderNotFound,
     PermissionDenied,
 )
@@ -352,6 +353,39 @@ def test_a_written_off_line_cannot_be_voided(log: Any) -> None:
     log.apply(sessions.reset(log.session, "walked out", staff=True))
     log.add("Daiquiri", 2)
 
-    with pytest.raises(OrderLinePaid):
+    with pytest.raises(OrderLineWrittenOff):
         log.void(1, 1)
     assert log.tab == 2000
+
+
+def test_paid_is_what_money_paid(log: Any) -> None:
+    """A tab that was written off is not paid, however it ended; what was paid before is."""
+    log.add("Martini")
+    log.place()
+    log.pay()
+    log.add("Daiquiri")
+    log.place()
+    log.apply(sessions.reset(log.session, "walked out", staff=True))
+    log.add("Tap Beer")
+    log.place()
+    log.pay()
+    log.add("Water")
+    log.place()
+    log.apply(sessions.close(log.session, "walked out", staff=True))
+    told = {
+        number: (orders.is_paid(log.session, order), orders.is_written_off(log.session, order))
+        for number, order in log.orders.items()
+    }
+
+    assert told == {1: (True, False), 2: (False, True), 3: (True, False), 4: (False, True)}
+    assert log.fold() == log.session
+
+
+def test_a_line_that_was_written_off_is_not_called_paid(log: Any) -> None:
+    """Staff must not be told to refund money that nobody gave."""
+    log.add("Martini")
+    log.place()
+    log.apply(sessions.reset(log.session, "walked out", staff=True))
+
+    with pytest.raises(OrderLineWrittenOff, match="written off"):
+        log.void(1, 1)

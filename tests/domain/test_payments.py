@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maitred.server.domain import changes, payments, sessions, settlement
+from maitred.server.domain import changes, payments, refunds, sessions, settlement
 from maitred.server.domain.money import money
 from maitred.server.domain.snapshots import (
+    DisputeState,
+    ProviderDispute,
     ProviderRefund,
     ProviderSnapshot,
     ProviderStatus,
@@ -32,6 +34,7 @@ from maitred.server.errors import (
     ReasonRequired,
     RefundExceedsPaid,
     StripeUnavailable,
+    status_of,
 )
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import (
@@ -128,7 +131,7 @@ class Till:
         """Record a refund."""
         wanted = None if amount is None else money(amount, "USD")
         return self.apply(
-            payments.refund(
+            refunds.refund(
                 self.log.session, self.stored(name), self.log.now_ns, refund_id, wanted, "sorry"
             )
         )
@@ -155,11 +158,10 @@ class Till:
             book.charges - book.reversals - book.settled - book.written_off
         )
         assert state.tab_total.minor_units >= 0
-        taken = sum(
-            refund.credit_taken.minor_units
-            for payment in self.payments.values()
-            for refund in payment.refunds
-        )
+        taken = 0
+        for payment in self.payments.values():
+            taken += sum(each.credit_taken.minor_units for each in payment.refunds)
+            taken += sum(each.credit_taken.minor_units for each in payment.disputes)
         assert state.credit.minor_units == book.received - book.settled - book.tips - taken >= 0
 
 
@@ -224,7 +226,7 @@ def test_the_provider_bounds_the_amount(log: Any) -> None:
         Till(log).request()
 
     assert refused.value.message.startswith("the provider cannot charge 0.10 USD, but 0.50 USD")
-    assert refused.value.status == "FAILED_PRECONDITION"
+    assert status_of(refused.value.reason) == "FAILED_PRECONDITION"
     assert refused.value.metadata == {
         "amount": "10",
         "nearest": "50",
@@ -462,7 +464,7 @@ def test_a_dispute_is_flagged_and_rewrites_nothing(till: Till) -> None:
     """History stays; a person is called."""
     till.open()
     till.hear("p1", S.PAID)
-    payment = till.hear("p1", S.PAID, disputed=True)
+    payment = till.hear("p1", S.PAID, disputes=(ProviderDispute("dp", DisputeState.OPEN),))
 
     assert (payment.disputed, payment.attention) == (True, ATTENTION_DISPUTED)
     assert payment.status == PAYMENT_STATUS_SUCCEEDED
@@ -473,7 +475,7 @@ def test_a_person_is_called_when_the_outcome_stays_unknown(till: Till) -> None:
     """The flag goes when the outcome is known."""
     till.apply(till.request())
     till.hear("p1", S.UNKNOWN)
-    till.apply(payments.flag_unknown(till.log.session, till.stored("p1")))
+    till.apply(payments.flag_unknown(till.log.session, till.stored("p1"), 0))
     flagged = till.log.session.attention
     till.hear("p1", S.OPEN)
 
@@ -617,7 +619,7 @@ def test_cash_is_given_back_by_hand(till: Till) -> None:
     payment = till.refund("hand")
 
     assert payment.refunds[0].status == REFUND_STATUS_SUCCEEDED
-    assert payments.pending_refunds(payment) == []
+    assert refunds.pending_refunds(payment) == []
 
 
 def test_only_received_money_is_refunded(till: Till) -> None:

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
-from maitred.server.domain import conversations, sessions, updates
+from maitred.server.domain import attention, conversations, sessions, updates
 from maitred.server.domain.money import money
 from maitred.server.errors import (
     AlreadyExists,
@@ -38,6 +38,7 @@ from maitred.v1.state_pb2 import (
     SESSION_STATUS_CLOSED,
     SESSION_STATUS_EXPIRED,
     TAB_STATUS_PENDING,
+    AttentionItem,
     Session,
 )
 
@@ -516,13 +517,18 @@ def test_an_abandoned_tab_that_was_paid_expires(log: Any) -> None:
 
 
 def test_what_needs_attention_keeps_its_reason(log: Any) -> None:
-    """A dispute is not hidden by an abandoned tab."""
+    """A dispute is not hidden by an abandoned tab, nor the tab by the dispute."""
     log.add("Martini")
-    log.session.attention = ATTENTION_DISPUTED
+    dispute = AttentionItem(kind=ATTENTION_DISPUTED, payment_id="p1", source_id="d1")
+    attention.write(log.session, [dispute])
     log.advance(4000)
+    log.apply(tick(log), slides=False)
 
-    assert tick(log) is None
+    assert log.session.attention == ATTENTION_DISPUTED
+    assert attention.kinds_of(log.session) == [ATTENTION_ABANDONED_TAB, ATTENTION_DISPUTED]
     assert wake_ns(log) is None
+    log.apply(sessions.reset(log.session, "walked out", staff=True))
+    assert list(log.session.attention_items) == [dispute]
 
 
 def test_an_ended_session_is_erased_after_its_retention(log: Any) -> None:

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from tests.support.house import Act, House, Link, Provider
 
-from maitred.server.domain import settlement
+from maitred.server.domain import returns, settlement
 from maitred.server.domain.evolve import fold_session
 from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.domain.tab import Tab
@@ -136,7 +136,7 @@ def _settling_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forgetting_refunds(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(settlement, "_find_refund", lambda _payment, _news: None)
+    patch.setattr(returns, "_find_refund", lambda _payment, _news: None)
 
 
 def _with_a_key_for_each_try(patch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maitred.server.domain.snapshots import ProviderStatus, RefundState
+from maitred.server.domain.snapshots import DisputeState, ProviderStatus, RefundState
 from maitred.server.engine.clock import ManualClock
 from maitred.server.payments.provider import (
     Declined,
@@ -129,7 +129,7 @@ async def test_disputes_and_refunds_of_others_are_seen(
     dispute = fake.account.dispute(name)
     found = await provider.retrieve(name)
 
-    assert found.disputed
+    assert [each.state for each in found.disputes] == [DisputeState.OPEN]
     assert [(each.refund_id, each.minor_units) for each in found.refunds] == [("", 300)]
     for reference in (refund["id"], refund["charge"], refund["payment_intent"], dispute["id"]):
         assert await provider.retrieve(reference) == found

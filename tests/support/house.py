@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-from maitred.server.domain import orders, payments, sessions, settlement
+from maitred.server.domain import orders, payments, refunds, sessions, settlement
 from maitred.server.domain.evolve import EVENT_SCHEMA, evolve_session
 from maitred.server.domain.money import money
 from maitred.server.domain.snapshots import (
+    DisputeState,
+    ProviderDispute,
     ProviderRefund,
     ProviderSnapshot,
     ProviderStatus,
@@ -73,7 +75,7 @@ class Link:
             minor_units=self.amount,
             currency="USD",
             url=f"https://pay/{self.name}" if self.status is S.OPEN else "",
-            disputed=self.disputed,
+            disputes=(ProviderDispute("", DisputeState.OPEN),) if self.disputed else (),
             refunds=refunds,
             payment_id=self.payment_id,
         )
@@ -170,7 +172,7 @@ class House:
         if link is None:
             return
         self.hear(link.snapshot())
-        unsent = payments.pending_refunds(self.payments[payment_id])
+        unsent = refunds.pending_refunds(self.payments[payment_id])
         for refund in unsent:
             self.provider.refund(link, refund.key, refund.refund_id, refund.amount.minor_units)
         if unsent:
@@ -240,9 +242,7 @@ class House:
         payment = self.payments[payment_id]
         refund_id = f"r{len(payment.refunds)}"
         self.apply(
-            payments.refund(
-                self.session, payment, START_NS, refund_id, money(amount, "USD"), "cold"
-            )
+            refunds.refund(self.session, payment, START_NS, refund_id, money(amount, "USD"), "cold")
         )
         link = self.provider.of(payment_id)
         refund = self.payments[payment_id].refunds[-1]

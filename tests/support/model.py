@@ -49,6 +49,8 @@ class Pay:
     by_hand: bool = False
     refunded: int = 0
     overpaid: bool = False
+    excess: int = 0
+    """What of it became credit and was not given back since."""
 
 
 @dataclass
@@ -64,7 +66,8 @@ class Model:
     payment_version: int = -1
     updated_ns: int = 0
     expires_s: int = 0
-    attention: int = 0
+    calls: set[int] = field(default_factory=set)
+    overpaid: list[Pay] = field(default_factory=list)
     balance: int = 0
     tab: int = 0
     tip: int = 0
@@ -135,14 +138,15 @@ class Model:
             if self.overdue():
                 self.status = "EXPIRED"
             else:
-                self.attention = 0 if self.attention == ABANDONED else ABANDONED
+                self.calls ^= {ABANDONED}
 
     def _wake_ns(self) -> int | None:
         open_money = self.tab > 0 or self.unsettled()
         returned = not open_money or self.expires_s * NS > self.updated_ns
-        if self.attention == ABANDONED and (self.status != "ACTIVE" or returned):
+        abandoned = ABANDONED in self.calls
+        if abandoned and (self.status != "ACTIVE" or returned):
             return self.updated_ns if not self.overdue() else self.expires_s * NS
-        if self.status != "ACTIVE" or (open_money and self.attention):
+        if self.status != "ACTIVE" or (open_money and abandoned):
             return None
         return self.expires_s * NS
 
@@ -324,6 +328,7 @@ class Model:
             self._settle(pay, pay.amount)
         elif pay.link == "dead" and pay.status == "OPEN":
             pay.status = "EXPIRED"
+            self._end_calls()
             self.event(money=True)
 
     def cancel_payment(self) -> None:
@@ -357,23 +362,36 @@ class Model:
         pay.status = PAID
         if pay.resets == self.resets:
             used = min(self.credit, pay.credit)
+            owed = self.tab
             paid = min(self.tab, pay.tab, received + used)
             excess = received + used - paid - min(pay.tip, received + used - paid)
             self.tab -= paid
             self.credit += excess - used
             self.tip, self.percent = 0, None
             self.balance += paid if self.limit else 0
-            self.paid_through = max(self.paid_through, pay.through)
+            if paid >= min(owed, pay.tab):
+                self.paid_through = max(self.paid_through, pay.through)
         else:
             excess = received
             self.credit += received
         pay.overpaid = excess > 0
         self.pay = pay
+        pay.excess = min(excess, received)
         if pay.overpaid:
-            self.attention = OVERPAID
-        elif self.attention == ABANDONED and not self.tab:
-            self.attention = 0
+            self.overpaid.append(pay)
+        self._end_calls()
         self.event(money=True)
+
+    def _end_calls(self) -> None:
+        """Let go of what a change of a payment made good."""
+        self.overpaid = [pay for pay in self.overpaid if self.credit and pay.excess > 0]
+        if not self.tab and not self.unsettled():
+            self.calls.discard(ABANDONED)
+
+    @property
+    def attention(self) -> int:
+        """What is shown: money before an abandoned tab."""
+        return OVERPAID if self.overpaid else ABANDONED if self.calls else 0
 
     def refund(self, amount: int | None) -> None:
         """Give money of the newest payment back, credit first."""
@@ -387,7 +405,10 @@ class Model:
         if not 0 < amount <= left:
             raise Refused("REFUND_EXCEEDS_PAID")
         if pay.resets == self.resets or pay.overpaid:
-            self.credit -= min(self.credit, amount)
+            taken = min(self.credit, amount)
+            self.credit -= taken
+            pay.excess -= taken
+        self._end_calls()
         pay.refunded += amount
         self.refunded += amount
         self.event(money=True)
@@ -459,8 +480,7 @@ class Model:
         self._new_conversation()
         self.resets += 1
         self.received = self.refunded = 0
-        if self.attention == ABANDONED:
-            self.attention = 0
+        self.calls.discard(ABANDONED)
         self.event(money=True)
 
     def close(self, reason: str) -> None:

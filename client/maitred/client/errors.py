@@ -203,6 +203,12 @@ class OrderLinePaid(MaitredError):
     code = common_pb2.ERROR_REASON_ORDER_LINE_PAID
 
 
+class OrderLineWrittenOff(MaitredError):
+    """The line's tab was written off: nothing of it is owed, and nothing was paid for it."""
+
+    code = common_pb2.ERROR_REASON_ORDER_LINE_WRITTEN_OFF
+
+
 class CurrencyMismatch(MaitredError):
     """An amount is in another currency than the session."""
 

@@ -129,6 +129,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Several items fit the name: ask which is meant, and name it by its id. The candidates are ids
     divided by spaces, at most eight of them.
     """
+    ERROR_REASON_ORDER_LINE_WRITTEN_OFF: _ErrorReason.ValueType  # 52
+    """The line's tab was written off: nothing of it is owed, and nothing was paid for it."""
     ERROR_REASON_NOTHING_TO_PAY: _ErrorReason.ValueType  # 40
     """There is nothing to pay."""
     ERROR_REASON_TAB_EMPTY: _ErrorReason.ValueType  # 41
@@ -146,7 +148,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PAYMENT_SETTLED: _ErrorReason.ValueType  # 47
     """The payment is settled already, with another result than asked for."""
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 48
-    """More than what was paid and not yet refunded."""
+    """More than what was paid and not yet refunded, by the way that was named or in all."""
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 49
     """The provider cannot charge what is owed; the text names the nearest amount that it can."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 60
@@ -259,6 +261,8 @@ ERROR_REASON_ITEM_AMBIGUOUS: ErrorReason.ValueType  # 39
 """Several items fit the name: ask which is meant, and name it by its id. The candidates are ids
 divided by spaces, at most eight of them.
 """
+ERROR_REASON_ORDER_LINE_WRITTEN_OFF: ErrorReason.ValueType  # 52
+"""The line's tab was written off: nothing of it is owed, and nothing was paid for it."""
 ERROR_REASON_NOTHING_TO_PAY: ErrorReason.ValueType  # 40
 """There is nothing to pay."""
 ERROR_REASON_TAB_EMPTY: ErrorReason.ValueType  # 41
@@ -276,7 +280,7 @@ ERROR_REASON_PAYMENT_NOT_CONFIRMED: ErrorReason.ValueType  # 46
 ERROR_REASON_PAYMENT_SETTLED: ErrorReason.ValueType  # 47
 """The payment is settled already, with another result than asked for."""
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 48
-"""More than what was paid and not yet refunded."""
+"""More than what was paid and not yet refunded, by the way that was named or in all."""
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 49
 """The provider cannot charge what is owed; the text names the nearest amount that it can."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 60

@@ -407,6 +407,7 @@ class SessionClosed(_message.Message):
     WRITTEN_OFF_FIELD_NUMBER: _builtins.int
     PAYMENT_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
+    WRITTEN_OFF_LINES_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why."""
     @_builtins.property
@@ -421,6 +422,10 @@ class SessionClosed(_message.Message):
     def ledger(self) -> _state_pb2.Ledger:
         """Sums after it."""
 
+    @_builtins.property
+    def written_off_lines(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.LineRange]:
+        """The session's written_off_lines after it."""
+
     def __init__(
         self,
         *,
@@ -428,10 +433,11 @@ class SessionClosed(_message.Message):
         written_off: _common_pb2.Money | None = ...,
         payment: _state_pb2.PaymentState | None = ...,
         ledger: _state_pb2.Ledger | None = ...,
+        written_off_lines: _abc.Iterable[_state_pb2.LineRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "payment", b"payment", "written_off", b"written_off"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "payment", b"payment", "reason", b"reason", "written_off", b"written_off"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "payment", b"payment", "reason", b"reason", "written_off", b"written_off", "written_off_lines", b"written_off_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -467,21 +473,27 @@ class AttentionChanged(_message.Message):
 
     ATTENTION_FIELD_NUMBER: _builtins.int
     NEXT_CHECK_AT_FIELD_NUMBER: _builtins.int
+    ATTENTION_ITEMS_FIELD_NUMBER: _builtins.int
     attention: _state_pb2.Attention.ValueType
-    """The session's attention."""
+    """The session's attention after it."""
     @_builtins.property
     def next_check_at(self) -> _timestamp_pb2.Timestamp:
         """When the server looks again."""
+
+    @_builtins.property
+    def attention_items(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.AttentionItem]:
+        """The session's attention_items after it."""
 
     def __init__(
         self,
         *,
         attention: _state_pb2.Attention.ValueType = ...,
         next_check_at: _timestamp_pb2.Timestamp | None = ...,
+        attention_items: _abc.Iterable[_state_pb2.AttentionItem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_check_at", b"next_check_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "next_check_at", b"next_check_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attention_items", b"attention_items", "next_check_at", b"next_check_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -964,6 +976,8 @@ class PaymentChanged(_message.Message):
     ATTENTION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     LAST_PAYMENT_NUMBER_FIELD_NUMBER: _builtins.int
+    ATTENTION_ITEMS_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
     paid_through_line: _builtins.int
     """Lines up to this number are covered by a settled payment."""
     attention: _state_pb2.Attention.ValueType
@@ -984,6 +998,14 @@ class PaymentChanged(_message.Message):
     def ledger(self) -> _state_pb2.Ledger:
         """Sums after it."""
 
+    @_builtins.property
+    def attention_items(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.AttentionItem]:
+        """The session's attention_items after it."""
+
+    @_builtins.property
+    def latest(self) -> _state_pb2.Payment:
+        """The session's newest payment after it, where that is another one and this touched it too."""
+
     def __init__(
         self,
         *,
@@ -994,10 +1016,12 @@ class PaymentChanged(_message.Message):
         attention: _state_pb2.Attention.ValueType = ...,
         source: _builtins.str = ...,
         last_payment_number: _builtins.int = ...,
+        attention_items: _abc.Iterable[_state_pb2.AttentionItem] | None = ...,
+        latest: _state_pb2.Payment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "payment", b"payment", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latest", b"latest", "ledger", b"ledger", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "last_payment_number", b"last_payment_number", "ledger", b"ledger", "paid_through_line", b"paid_through_line", "payment", b"payment", "source", b"source", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attention_items", b"attention_items", "last_payment_number", b"last_payment_number", "latest", b"latest", "ledger", b"ledger", "paid_through_line", b"paid_through_line", "payment", b"payment", "source", b"source", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -925,6 +925,7 @@ class RefundPaymentRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     request_id: _builtins.str
@@ -941,9 +942,13 @@ class RefundPaymentRequest(_message.Message):
     """The payment."""
     reason: _builtins.str
     """Why."""
+    method: _state_pb2.PaymentMethod.ValueType
+    """Give back only what came by this way; unspecified means any."""
     @_builtins.property
     def amount(self) -> _common_pb2.Money:
-        """How much; absent means all that is left."""
+        """How much; absent means all that is left. What is not named with a method is taken from the
+        provider's money first, then from what came by hand; that makes a refund for each way.
+        """
 
     def __init__(
         self,
@@ -956,10 +961,11 @@ class RefundPaymentRequest(_message.Message):
         payment_id: _builtins.str = ...,
         amount: _common_pb2.Money | None = ...,
         reason: _builtins.str = ...,
+        method: _state_pb2.PaymentMethod.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "amount", b"amount", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "amount", b"amount", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version", "_expected_reset_count", b"_expected_reset_count", "_expected_version", b"_expected_version", "amount", b"amount", "expected_payment_version", b"expected_payment_version", "expected_reset_count", b"expected_reset_count", "expected_version", b"expected_version", "method", b"method", "payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_payment_version: _TypeAlias = _typing.Literal["expected_payment_version"]  # noqa: Y015
     _WhichOneofArgType__expected_payment_version: _TypeAlias = _typing.Literal["_expected_payment_version", b"_expected_payment_version"]  # noqa: Y015
@@ -987,6 +993,7 @@ class RefundPaymentResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     PAYMENT_FIELD_NUMBER: _builtins.int
     REFUND_FIELD_NUMBER: _builtins.int
+    REFUNDS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """The request was answered before; nothing changed this time."""
     @_builtins.property
@@ -1005,7 +1012,11 @@ class RefundPaymentResponse(_message.Message):
 
     @_builtins.property
     def refund(self) -> _state_pb2.Refund:
-        """The refund that this request made."""
+        """The refund that this request made; of several, the first."""
+
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.Refund]:
+        """All refunds that this request made, one for each way."""
 
     def __init__(
         self,
@@ -1015,10 +1026,11 @@ class RefundPaymentResponse(_message.Message):
         replayed: _builtins.bool = ...,
         payment: _state_pb2.Payment | None = ...,
         refund: _state_pb2.Refund | None = ...,
+        refunds: _abc.Iterable[_state_pb2.Refund] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "payment", b"payment", "refund", b"refund", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "payment", b"payment", "refund", b"refund", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "payment", b"payment", "refund", b"refund", "refunds", b"refunds", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -178,7 +178,8 @@ class PaymentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RefundPayment(self, request, context):
-        """RefundPayment gives money back.
+        """RefundPayment gives money back by the way that it came: what the provider took through the
+        provider, what came by hand by hand, which the server only records.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,7 +193,8 @@ class PaymentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReconcilePayment(self, request, context):
-        """ReconcilePayment asks the provider what became of a payment, and records it with the reason.
+        """ReconcilePayment asks the provider what became of a payment, and records it with the reason. A
+        person has looked: what nothing else ends of the payment's attention ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,11 +46,15 @@ class PaymentServiceStub:
     as for CreatePayment.
     """
     RefundPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.RefundPaymentRequest, _payment_pb2.RefundPaymentResponse]
-    """RefundPayment gives money back."""
+    """RefundPayment gives money back by the way that it came: what the provider took through the
+    provider, what came by hand by hand, which the server only records.
+    """
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
     """ListPayments lists payments, newest first."""
     ReconcilePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReconcilePaymentRequest, _payment_pb2.ReconcilePaymentResponse]
-    """ReconcilePayment asks the provider what became of a payment, and records it with the reason."""
+    """ReconcilePayment asks the provider what became of a payment, and records it with the reason. A
+    person has looked: what nothing else ends of the payment's attention ends.
+    """
     WatchPayment: _aio.UnaryStreamMultiCallable[_payment_pb2.WatchPaymentRequest, _payment_pb2.WatchPaymentResponse]
     """WatchPayment streams payment state and payment: the present ones first, then every change."""
 
@@ -146,7 +150,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.RefundPaymentRequest,
         context: _aio.ServicerContext[_payment_pb2.RefundPaymentRequest, _abc.Awaitable[_payment_pb2.RefundPaymentResponse]],
     ) -> _abc.Awaitable[_payment_pb2.RefundPaymentResponse]:
-        """RefundPayment gives money back."""
+        """RefundPayment gives money back by the way that it came: what the provider took through the
+        provider, what came by hand by hand, which the server only records.
+        """
 
     @_abc_1.abstractmethod
     def ListPayments(
@@ -162,7 +168,9 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _payment_pb2.ReconcilePaymentRequest,
         context: _aio.ServicerContext[_payment_pb2.ReconcilePaymentRequest, _abc.Awaitable[_payment_pb2.ReconcilePaymentResponse]],
     ) -> _abc.Awaitable[_payment_pb2.ReconcilePaymentResponse]:
-        """ReconcilePayment asks the provider what became of a payment, and records it with the reason."""
+        """ReconcilePayment asks the provider what became of a payment, and records it with the reason. A
+        person has looked: what nothing else ends of the payment's attention ends.
+        """
 
     @_abc_1.abstractmethod
     def WatchPayment(

@@ -63,35 +63,47 @@ class _AttentionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attention.V
     ATTENTION_UNSPECIFIED: _Attention.ValueType  # 0
     """Nothing."""
     ATTENTION_ABANDONED_TAB: _Attention.ValueType  # 1
-    """Idle past its expiry with an open tab or payment."""
+    """Idle past its expiry with an open tab or payment. Ends when it is settled, emptied or taken up."""
     ATTENTION_OVERPAID: _Attention.ValueType  # 2
-    """Money arrived that the tab did not ask for; it stands as credit."""
+    """Money arrived that the tab did not ask for; it stands as credit. Ends when the credit is used
+    up or given back, and with ReconcilePayment.
+    """
     ATTENTION_AMOUNT_MISMATCH: _Attention.ValueType  # 3
-    """The provider reports another amount or currency than was asked for; nothing was settled."""
+    """The provider reports an amount that was not asked for, or that cannot be booked; it settled
+    nothing. Ends with CompletePayment or, where the payment is settled, with ReconcilePayment.
+    """
     ATTENTION_DISPUTED: _Attention.ValueType  # 4
-    """The payer disputes a payment."""
+    """The payer disputes a payment. Ends when the bank has decided; what is lost is booked as refunded."""
     ATTENTION_OUTCOME_UNKNOWN: _Attention.ValueType  # 5
-    """The outcome of a payment could not be found out for a long time."""
+    """The outcome of a payment could not be found out for a long time. Ends when it is known."""
     ATTENTION_REFUND_FAILED: _Attention.ValueType  # 6
-    """A refund failed after it was accepted."""
+    """A refund failed after it was accepted. Ends when later refunds gave the money back, and with
+    ReconcilePayment.
+    """
 
 class Attention(_Attention, metaclass=_AttentionEnumTypeWrapper):
-    """Attention names what a person should look at."""
+    """Attention names what a person should look at, and says what ends it."""
 
 ATTENTION_UNSPECIFIED: Attention.ValueType  # 0
 """Nothing."""
 ATTENTION_ABANDONED_TAB: Attention.ValueType  # 1
-"""Idle past its expiry with an open tab or payment."""
+"""Idle past its expiry with an open tab or payment. Ends when it is settled, emptied or taken up."""
 ATTENTION_OVERPAID: Attention.ValueType  # 2
-"""Money arrived that the tab did not ask for; it stands as credit."""
+"""Money arrived that the tab did not ask for; it stands as credit. Ends when the credit is used
+up or given back, and with ReconcilePayment.
+"""
 ATTENTION_AMOUNT_MISMATCH: Attention.ValueType  # 3
-"""The provider reports another amount or currency than was asked for; nothing was settled."""
+"""The provider reports an amount that was not asked for, or that cannot be booked; it settled
+nothing. Ends with CompletePayment or, where the payment is settled, with ReconcilePayment.
+"""
 ATTENTION_DISPUTED: Attention.ValueType  # 4
-"""The payer disputes a payment."""
+"""The payer disputes a payment. Ends when the bank has decided; what is lost is booked as refunded."""
 ATTENTION_OUTCOME_UNKNOWN: Attention.ValueType  # 5
-"""The outcome of a payment could not be found out for a long time."""
+"""The outcome of a payment could not be found out for a long time. Ends when it is known."""
 ATTENTION_REFUND_FAILED: Attention.ValueType  # 6
-"""A refund failed after it was accepted."""
+"""A refund failed after it was accepted. Ends when later refunds gave the money back, and with
+ReconcilePayment.
+"""
 Global___Attention: _TypeAlias = Attention  # noqa: Y015
 
 class _BalancePolicy:
@@ -241,6 +253,34 @@ TAB_STATUS_PROCESSING: TabStatus.ValueType  # 2
 TAB_STATUS_COMPLETED: TabStatus.ValueType  # 3
 """Paid, and nothing was ordered since."""
 Global___TabStatus: _TypeAlias = TabStatus  # noqa: Y015
+
+class _DisputeStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisputeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisputeStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISPUTE_STATUS_UNSPECIFIED: _DisputeStatus.ValueType  # 0
+    """Not a status."""
+    DISPUTE_STATUS_OPEN: _DisputeStatus.ValueType  # 1
+    """The bank has not decided."""
+    DISPUTE_STATUS_WON: _DisputeStatus.ValueType  # 2
+    """Decided for the house, or withdrawn: the money stays."""
+    DISPUTE_STATUS_LOST: _DisputeStatus.ValueType  # 3
+    """Decided for the payer: the money is gone and counts as refunded. The tab stays settled."""
+
+class DisputeStatus(_DisputeStatus, metaclass=_DisputeStatusEnumTypeWrapper):
+    """DisputeStatus is where a dispute is."""
+
+DISPUTE_STATUS_UNSPECIFIED: DisputeStatus.ValueType  # 0
+"""Not a status."""
+DISPUTE_STATUS_OPEN: DisputeStatus.ValueType  # 1
+"""The bank has not decided."""
+DISPUTE_STATUS_WON: DisputeStatus.ValueType  # 2
+"""Decided for the house, or withdrawn: the money stays."""
+DISPUTE_STATUS_LOST: DisputeStatus.ValueType  # 3
+"""Decided for the payer: the money is gone and counts as refunded. The tab stays settled."""
+Global___DisputeStatus: _TypeAlias = DisputeStatus  # noqa: Y015
 
 class _PaymentStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -406,6 +446,8 @@ class Session(_message.Message):
     PAID_THROUGH_LINE_FIELD_NUMBER: _builtins.int
     LAST_PAYMENT_NUMBER_FIELD_NUMBER: _builtins.int
     CLOSE_REASON_FIELD_NUMBER: _builtins.int
+    ATTENTION_ITEMS_FIELD_NUMBER: _builtins.int
+    WRITTEN_OFF_LINES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the caller or a UUIDv7."""
     version: _builtins.int
@@ -413,7 +455,7 @@ class Session(_message.Message):
     status: Global___SessionStatus.ValueType
     """Where the session is in its life."""
     attention: Global___Attention.ValueType
-    """What a person should look at."""
+    """The most urgent of attention_items."""
     idle_seconds: _builtins.int
     """Seconds without a write after which it expires."""
     reset_count: _builtins.int
@@ -476,6 +518,16 @@ class Session(_message.Message):
     def ledger(self) -> Global___Ledger:
         """Running sums since the last reset; they explain the balance and the tab to the last cent."""
 
+    @_builtins.property
+    def attention_items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttentionItem]:
+        """Everything that a person should look at, oldest first. Each entry is entered and left by what
+        causes it, and by nothing else.
+        """
+
+    @_builtins.property
+    def written_off_lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineRange]:
+        """Lines that no money paid and that are no longer owed, because their tab was written off."""
+
     def __init__(
         self,
         *,
@@ -503,14 +555,78 @@ class Session(_message.Message):
         paid_through_line: _builtins.int = ...,
         last_payment_number: _builtins.int = ...,
         close_reason: _builtins.str = ...,
+        attention_items: _abc.Iterable[Global___AttentionItem] | None = ...,
+        written_off_lines: _abc.Iterable[Global___LineRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "conversation", b"conversation", "created_at", b"created_at", "expires_at", b"expires_at", "latest_payment", b"latest_payment", "ledger", b"ledger", "order", b"order", "payment", b"payment", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attributes", b"attributes", "balance_policy", b"balance_policy", "close_reason", b"close_reason", "conversation", b"conversation", "created_at", b"created_at", "customer_id", b"customer_id", "expires_at", b"expires_at", "idle_seconds", b"idle_seconds", "labels", b"labels", "last_line_number", b"last_line_number", "last_order_number", b"last_order_number", "last_payment_number", b"last_payment_number", "latest_payment", b"latest_payment", "ledger", b"ledger", "menu_id", b"menu_id", "order", b"order", "paid_through_line", b"paid_through_line", "payment", b"payment", "reset_count", b"reset_count", "session_id", b"session_id", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attention_items", b"attention_items", "attributes", b"attributes", "balance_policy", b"balance_policy", "close_reason", b"close_reason", "conversation", b"conversation", "created_at", b"created_at", "customer_id", b"customer_id", "expires_at", b"expires_at", "idle_seconds", b"idle_seconds", "labels", b"labels", "last_line_number", b"last_line_number", "last_order_number", b"last_order_number", "last_payment_number", b"last_payment_number", "latest_payment", b"latest_payment", "ledger", b"ledger", "menu_id", b"menu_id", "order", b"order", "paid_through_line", b"paid_through_line", "payment", b"payment", "reset_count", b"reset_count", "session_id", b"session_id", "status", b"status", "updated_at", b"updated_at", "version", b"version", "written_off_lines", b"written_off_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class AttentionItem(_message.Message):
+    """AttentionItem is one thing that a person should look at, and what it is about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    kind: Global___Attention.ValueType
+    """What to look at."""
+    payment_id: _builtins.str
+    """The payment that calls for it; empty where the session itself does."""
+    source_id: _builtins.str
+    """Of a payment, the refund or dispute that calls for it."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___Attention.ValueType = ...,
+        payment_id: _builtins.str = ...,
+        source_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "payment_id", b"payment_id", "since", b"since", "source_id", b"source_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttentionItem: _TypeAlias = AttentionItem  # noqa: Y015
+
+@_typing.final
+class LineRange(_message.Message):
+    """LineRange names consecutive lines of a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """Number of the first line."""
+    last: _builtins.int
+    """Number of the last line."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineRange: _TypeAlias = LineRange  # noqa: Y015
 
 @_typing.final
 class Ledger(_message.Message):
@@ -548,7 +664,7 @@ class Ledger(_message.Message):
     received: _builtins.int
     """Sum of money received, refunds not subtracted."""
     refunded: _builtins.int
-    """Sum of money refunded or on its way back."""
+    """Sum of money refunded or on its way back, or taken back by banks in disputes that were lost."""
     tips: _builtins.int
     """Sum of tips received."""
     def __init__(
@@ -767,12 +883,15 @@ class Order(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     PLACED_AT_FIELD_NUMBER: _builtins.int
     PAID_FIELD_NUMBER: _builtins.int
+    WRITTEN_OFF_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Consecutive within the session, from 1."""
     status: Global___OrderStatus.ValueType
     """Where the order is in its life."""
     paid: _builtins.bool
-    """Covered by a settled payment; set when the order is read."""
+    """Money paid for all of it; set when the order is read."""
+    written_off: _builtins.bool
+    """What was not paid of it was written off; set when the order is read."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]:
         """The lines, in the order in which they were added."""
@@ -794,10 +913,11 @@ class Order(_message.Message):
         total: _common_pb2.Money | None = ...,
         placed_at: _timestamp_pb2.Timestamp | None = ...,
         paid: _builtins.bool = ...,
+        written_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["placed_at", b"placed_at", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "number", b"number", "paid", b"paid", "placed_at", b"placed_at", "status", b"status", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "number", b"number", "paid", b"paid", "placed_at", b"placed_at", "status", b"status", "total", b"total", "written_off", b"written_off"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1003,6 +1123,10 @@ class Payment(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     RESET_COUNT_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    DISPUTES_FIELD_NUMBER: _builtins.int
+    ATTENTION_ITEMS_FIELD_NUMBER: _builtins.int
+    EXCESS_AMOUNT_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """A UUIDv7."""
     session_id: _builtins.str
@@ -1020,11 +1144,11 @@ class Payment(_message.Message):
     superseded: _builtins.bool
     """The tab or the tip changed since; the link is being withdrawn."""
     disputed: _builtins.bool
-    """The payer disputes it."""
+    """The payer disputes it, and the bank has not decided yet."""
     attention: Global___Attention.ValueType
-    """What a person should look at."""
+    """The most urgent of attention_items."""
     method: Global___PaymentMethod.ValueType
-    """How it was paid."""
+    """How it was paid; where money came by several ways, the way that settled it."""
     reason: _builtins.str
     """Why it failed, was canceled or was completed by hand."""
     through_line: _builtins.int
@@ -1055,11 +1179,11 @@ class Payment(_message.Message):
 
     @_builtins.property
     def received_amount(self) -> _common_pb2.Money:
-        """What was received."""
+        """What was received, by whatever way: the sum of receipts."""
 
     @_builtins.property
     def refunded_amount(self) -> _common_pb2.Money:
-        """What was refunded or is on its way back."""
+        """What was refunded, is on its way back, or was taken back in a dispute."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -1080,6 +1204,22 @@ class Payment(_message.Message):
     @_builtins.property
     def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refund]:
         """Refunds, oldest first."""
+
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
+        """The money that came in, kept apart by its way; one for each."""
+
+    @_builtins.property
+    def disputes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dispute]:
+        """Disputes, oldest first."""
+
+    @_builtins.property
+    def attention_items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttentionItem]:
+        """What a person should look at of this payment, oldest first."""
+
+    @_builtins.property
+    def excess_amount(self) -> _common_pb2.Money:
+        """The part of received_amount that nothing asked for when it came; it became credit."""
 
     def __init__(
         self,
@@ -1112,14 +1252,112 @@ class Payment(_message.Message):
         number: _builtins.int = ...,
         cancel_requested: _builtins.bool = ...,
         reset_count: _builtins.int = ...,
+        receipts: _abc.Iterable[Global___Receipt] | None = ...,
+        disputes: _abc.Iterable[Global___Dispute] | None = ...,
+        attention_items: _abc.Iterable[Global___AttentionItem] | None = ...,
+        excess_amount: _common_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_applied", b"credit_applied", "expires_at", b"expires_at", "received_amount", b"received_amount", "refunded_amount", b"refunded_amount", "request", b"request", "settled_at", b"settled_at", "tab_amount", b"tab_amount", "tip_amount", b"tip_amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_applied", b"credit_applied", "excess_amount", b"excess_amount", "expires_at", b"expires_at", "received_amount", b"received_amount", "refunded_amount", b"refunded_amount", "request", b"request", "settled_at", b"settled_at", "tab_amount", b"tab_amount", "tip_amount", b"tip_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attention", b"attention", "cancel_requested", b"cancel_requested", "created_at", b"created_at", "credit_applied", b"credit_applied", "disputed", b"disputed", "expires_at", b"expires_at", "is_simulated", b"is_simulated", "method", b"method", "number", b"number", "payment_id", b"payment_id", "provider", b"provider", "provider_payment_id", b"provider_payment_id", "reason", b"reason", "received_amount", b"received_amount", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "request", b"request", "reset_count", b"reset_count", "session_id", b"session_id", "settled_at", b"settled_at", "status", b"status", "superseded", b"superseded", "tab_amount", b"tab_amount", "through_line", b"through_line", "through_order", b"through_order", "tip_amount", b"tip_amount", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attention", b"attention", "attention_items", b"attention_items", "cancel_requested", b"cancel_requested", "created_at", b"created_at", "credit_applied", b"credit_applied", "disputed", b"disputed", "disputes", b"disputes", "excess_amount", b"excess_amount", "expires_at", b"expires_at", "is_simulated", b"is_simulated", "method", b"method", "number", b"number", "payment_id", b"payment_id", "provider", b"provider", "provider_payment_id", b"provider_payment_id", "reason", b"reason", "receipts", b"receipts", "received_amount", b"received_amount", "refunded_amount", b"refunded_amount", "refunds", b"refunds", "request", b"request", "reset_count", b"reset_count", "session_id", b"session_id", "settled_at", b"settled_at", "status", b"status", "superseded", b"superseded", "tab_amount", b"tab_amount", "through_line", b"through_line", "through_order", b"through_order", "tip_amount", b"tip_amount", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Payment: _TypeAlias = Payment  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """Receipt is money that came in for a payment by one way, and goes back by the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REFUNDED_AMOUNT_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    method: Global___PaymentMethod.ValueType
+    """The way."""
+    provider: _builtins.str
+    """Who took it: the payment's provider, or "house" where it came by hand."""
+    @_builtins.property
+    def amount(self) -> _common_pb2.Money:
+        """How much came."""
+
+    @_builtins.property
+    def refunded_amount(self) -> _common_pb2.Money:
+        """What of it was refunded, is on its way back, or was taken back in a dispute."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was first heard of."""
+
+    def __init__(
+        self,
+        *,
+        method: Global___PaymentMethod.ValueType = ...,
+        amount: _common_pb2.Money | None = ...,
+        refunded_amount: _common_pb2.Money | None = ...,
+        provider: _builtins.str = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "received_at", b"received_at", "refunded_amount", b"refunded_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "method", b"method", "provider", b"provider", "received_at", b"received_at", "refunded_amount", b"refunded_amount"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class Dispute(_message.Message):
+    """Dispute is a payer's objection at the bank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CLOSED_AT_FIELD_NUMBER: _builtins.int
+    CREDIT_TAKEN_FIELD_NUMBER: _builtins.int
+    dispute_id: _builtins.str
+    """Unique within the payment; the provider's, where it has one."""
+    status: Global___DisputeStatus.ValueType
+    """Where it is."""
+    @_builtins.property
+    def amount(self) -> _common_pb2.Money:
+        """How much is disputed."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was first heard of."""
+
+    @_builtins.property
+    def closed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided."""
+
+    @_builtins.property
+    def credit_taken(self) -> _common_pb2.Money:
+        """The part of a loss that came out of the guest's credit."""
+
+    def __init__(
+        self,
+        *,
+        dispute_id: _builtins.str = ...,
+        amount: _common_pb2.Money | None = ...,
+        status: Global___DisputeStatus.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        closed_at: _timestamp_pb2.Timestamp | None = ...,
+        credit_taken: _common_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "closed_at", b"closed_at", "created_at", b"created_at", "credit_taken", b"credit_taken"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "closed_at", b"closed_at", "created_at", b"created_at", "credit_taken", b"credit_taken", "dispute_id", b"dispute_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dispute: _TypeAlias = Dispute  # noqa: Y015
 
 @_typing.final
 class ProviderRequest(_message.Message):
@@ -1172,6 +1410,7 @@ class Refund(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     CREDIT_TAKEN_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     refund_id: _builtins.str
     """Unique within the payment."""
     status: Global___RefundStatus.ValueType
@@ -1184,6 +1423,8 @@ class Refund(_message.Message):
     """The provider's idempotency key."""
     failure_reason: _builtins.str
     """Why it failed, in the provider's words."""
+    method: Global___PaymentMethod.ValueType
+    """The way that it goes back, which is the way that the money came."""
     @_builtins.property
     def amount(self) -> _common_pb2.Money:
         """How much."""
@@ -1208,10 +1449,11 @@ class Refund(_message.Message):
         key: _builtins.str = ...,
         credit_taken: _common_pb2.Money | None = ...,
         failure_reason: _builtins.str = ...,
+        method: Global___PaymentMethod.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_taken", b"credit_taken"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_taken", b"credit_taken", "failure_reason", b"failure_reason", "key", b"key", "provider_refund_id", b"provider_refund_id", "reason", b"reason", "refund_id", b"refund_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "credit_taken", b"credit_taken", "failure_reason", b"failure_reason", "key", b"key", "method", b"method", "provider_refund_id", b"provider_refund_id", "reason", b"reason", "refund_id", b"refund_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,6 @@
 """What can go wrong, in the domain's words: one class for each `ErrorReason` of the contract.
 
-The gRPC status of a reason stands in the contract, as an option of the enum value, and nowhere
-else. An error's message is for the caller; what is only for the log goes to the log.
+The gRPC status of a reason is an option of its enum value. Messages are for callers, not the log.
 """
 
 from __future__ import annotations
@@ -45,11 +44,6 @@ class MaitredError(Exception):
     def reason_name(self) -> str:
         """The reason as it travels: without the prefix of the enum."""
         return common_pb2.ErrorReason.Name(self.reason).removeprefix("ERROR_REASON_")
-
-    @property
-    def status(self) -> str:
-        """Name of the gRPC status, from the contract."""
-        return status_of(self.reason)
 
 
 def status_of(reason: common_pb2.ErrorReason.ValueType) -> str:
@@ -224,6 +218,12 @@ class OrderLinePaid(MaitredError):
     """A settled payment covers the line: refund it instead."""
 
     reason = common_pb2.ERROR_REASON_ORDER_LINE_PAID
+
+
+class OrderLineWrittenOff(MaitredError):
+    """The line's tab was written off: nothing of it is owed, and nothing was paid for it."""
+
+    reason = common_pb2.ERROR_REASON_ORDER_LINE_WRITTEN_OFF
 
 
 class CurrencyMismatch(MaitredError):

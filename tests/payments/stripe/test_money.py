@@ -29,6 +29,7 @@ from maitred.v1.state_pb2 import (
     ATTENTION_AMOUNT_MISMATCH,
     ATTENTION_DISPUTED,
     ATTENTION_OVERPAID,
+    ATTENTION_UNSPECIFIED,
     PAYMENT_METHOD_CASH,
     PAYMENT_STATUS_CANCELED,
     PAYMENT_STATUS_EXPIRED,
@@ -322,6 +323,22 @@ async def test_s27_a_dispute_is_flagged_and_rewrites_nothing(
     assert after.latest_payment.status == PAYMENT_STATUS_SUCCEEDED
     assert after.ledger == before.ledger
     assert await bar.changes("payment_flagged") == 1
+
+
+@pytest.mark.parametrize("end", ["won", "lost", "warning_closed"])
+async def test_s27_a_dispute_ends_as_the_bank_decides(
+    bar: StripeBar, fake: FakeStripe, end: str
+) -> None:
+    """The charge says for ever that it was disputed; the dispute says what became of it."""
+    payment = await bar.paid()
+    made = fake.account.dispute(payment.provider_payment_id)
+    await bar.deliver()
+    fake.account.end_dispute(made["id"], end)
+    await bar.deliver()
+    after = await bar.session()
+
+    assert (after.latest_payment.disputed, after.attention) == (False, ATTENTION_UNSPECIFIED)
+    assert after.ledger.refunded == (1300 if end == "lost" else 0)
 
 
 async def test_s27_a_dispute_over_the_wrong_amount_still_waits_for_a_decision(

@@ -198,9 +198,12 @@ class AsyncPayments:
         payment_id: str,
         reason: str,
         amount: Money | int | None = None,
+        method: PaymentMethod.ValueType = PaymentMethod.PAYMENT_METHOD_UNSPECIFIED,
         **options: Unpack[Mutation],
     ) -> RefundPaymentResponse:
         """Give money back, all that is left unless an amount is given; staff only.
+
+        It goes back by the way that it came; `method` names one of several.
 
         Raises: PaymentNotFound, RefundExceedsPaid, CurrencyMismatch.
         """
@@ -208,6 +211,7 @@ class AsyncPayments:
             session_id=session_id,
             payment_id=payment_id,
             amount=optional_money(amount, self._calls.options.currency),
+            method=method,
             reason=reason,
             **options,
         )

@@ -124,6 +124,9 @@ def _expired(after: Session, _change: ev.SessionExpired, _event: ev.Event) -> No
 def _closed(after: Session, change: ev.SessionClosed, _event: ev.Event) -> None:
     after.status = SESSION_STATUS_CLOSED
     after.close_reason = change.reason
+    if change.written_off_lines:
+        del after.written_off_lines[:]
+        after.written_off_lines.extend(change.written_off_lines)
     _money(after, change.payment, change.ledger, None)
 
 
@@ -135,7 +138,7 @@ def _deleted(after: Session, _change: ev.SessionDeleted, _event: ev.Event) -> No
 
 
 def _attention(after: Session, change: ev.AttentionChanged, _event: ev.Event) -> None:
-    after.attention = change.attention
+    _attention_items(after, change)
 
 
 def _turn(after: Session, change: ev.TurnRecorded, _event: ev.Event) -> None:
@@ -214,12 +217,20 @@ def _payment(after: Session, change: ev.PaymentChanged, _event: ev.Event) -> Non
     # The event says which payment is the newest after it: it need not be the one that changed.
     if change.payment.payment_id == change.state.payment_id:
         after.latest_payment.CopyFrom(change.payment)
+    elif change.HasField("latest"):
+        after.latest_payment.CopyFrom(change.latest)
     if change.last_payment_number:
         after.last_payment_number = change.last_payment_number
     after.payment.CopyFrom(change.state)
     after.ledger.CopyFrom(change.ledger)
     after.paid_through_line = change.paid_through_line
+    _attention_items(after, change)
+
+
+def _attention_items(after: Session, change: ev.AttentionChanged | ev.PaymentChanged) -> None:
     after.attention = change.attention
+    del after.attention_items[:]
+    after.attention_items.extend(change.attention_items)
 
 
 def _superseded(

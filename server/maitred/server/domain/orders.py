@@ -18,6 +18,7 @@ from maitred.server.errors import (
     OrderEmpty,
     OrderFull,
     OrderLinePaid,
+    OrderLineWrittenOff,
     OrderNotFound,
     PermissionDenied,
     Violation,
@@ -89,7 +90,7 @@ def add_item(
 def remove_item(session: Session, request: RemoveItemRequest) -> Event:
     """Take a line of the open order off, or a part of it, and give its price back.
 
-    Raises: LineNotFound, OrderLinePaid, InvalidQuantity.
+    Raises: LineNotFound, OrderLinePaid, OrderLineWrittenOff, InvalidQuantity.
     """
     line = _line_of(session.order, request.line_number)
     quantity = request.quantity if request.HasField("quantity") else line.quantity
@@ -128,7 +129,7 @@ def place(session: Session, now_ns: int) -> Event:
 
 def clear(session: Session) -> Event | None:
     """Take every unpaid line off the open order and give their prices back; None without any."""
-    kept = [line for line in session.order.lines if _is_paid(session, line)]
+    kept = [line for line in session.order.lines if _is_closed(session, line)]
     if len(kept) == len(session.order.lines):
         return None
     tab = Tab(session)
@@ -146,7 +147,8 @@ def clear(session: Session) -> Event | None:
 def void_line(session: Session, request: VoidLineRequest, order: Order | None) -> Event | None:
     """Take a line off a placed order, or a part of it; None where all of it is voided already.
 
-    Raises: OrderNotFound, ReasonRequired, LineNotFound, OrderLinePaid, InvalidQuantity,
+    Raises: OrderNotFound, ReasonRequired, LineNotFound, OrderLinePaid, OrderLineWrittenOff,
+    InvalidQuantity,
     CardNumberRefused.
     """
     if order is None:
@@ -177,9 +179,16 @@ def void_line(session: Session, request: VoidLineRequest, order: Order | None) -
 
 
 def is_paid(session: Session, order: Order) -> bool:
-    """Whether nothing of an order is left to be paid: settled, or written off by staff."""
-    lines = [line for line in order.lines if line.quantity > line.voided_quantity]
-    return bool(lines) and all(_is_paid(session, line) for line in lines)
+    """Whether money paid for all that was served of an order."""
+    lines = _served(order)
+    return bool(lines) and all(
+        _is_closed(session, line) and not _is_written_off(session, line) for line in lines
+    )
+
+
+def is_written_off(session: Session, order: Order) -> bool:
+    """Whether staff gave up what was not paid of an order."""
+    return any(_is_written_off(session, line) for line in _served(order))
 
 
 def _write_open_line(line: OrderLine, request: AddItemRequest, tab: Tab, *, staff: bool) -> int:
@@ -254,12 +263,26 @@ def _line_of(order: Order, line_number: int) -> OrderLine:
     )
 
 
-def _is_paid(session: Session, line: OrderLine) -> bool:
-    return line.line_number <= session.paid_through_line
+def _served(order: Order) -> list[OrderLine]:
+    return [line for line in order.lines if line.quantity > line.voided_quantity]
+
+
+def _is_closed(session: Session, line: OrderLine) -> bool:
+    """Whether nothing of a line is owed any more: it was paid, or written off."""
+    return line.line_number <= session.paid_through_line or _is_written_off(session, line)
+
+
+def _is_written_off(session: Session, line: OrderLine) -> bool:
+    return any(lines.first <= line.line_number <= lines.last for lines in session.written_off_lines)
 
 
 def _require_unpaid(session: Session, line: OrderLine) -> None:
-    if _is_paid(session, line):
+    if _is_written_off(session, line):
+        raise OrderLineWrittenOff(
+            f"line {line.line_number} was written off with its tab: nothing of it is owed",
+            metadata={"line_number": str(line.line_number)},
+        )
+    if _is_closed(session, line):
         raise OrderLinePaid(
             f"line {line.line_number} is paid: refund it instead",
             metadata={"line_number": str(line.line_number)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from maitred.server.domain import attention
 from maitred.server.domain.money import format_money, money
 from maitred.server.domain.tab import UNSETTLED
 from maitred.v1.common_pb2 import Money
@@ -109,7 +110,7 @@ def next_action(payment: Payment, state: PaymentState) -> NextAction:
     """Tell what whoever serves the guest is to do about a payment; `state` is the tab now."""
     if payment.status == PAYMENT_STATUS_SUCCEEDED:
         return _nothing(payment, state)
-    if payment.attention == ATTENTION_AMOUNT_MISMATCH:
+    if attention.has(payment, ATTENTION_AMOUNT_MISMATCH):
         return NextAction(
             kind=NEXT_ACTION_KIND_CALL_STAFF,
             amount=payment.received_amount,
@@ -120,7 +121,7 @@ def next_action(payment: Payment, state: PaymentState) -> NextAction:
         return _again(state)
     if payment.status == PAYMENT_STATUS_PROCESSING:
         return _on_its_way(payment, state)
-    if payment.attention == ATTENTION_OUTCOME_UNKNOWN:
+    if attention.has(payment, ATTENTION_OUTCOME_UNKNOWN):
         return NextAction(
             kind=NEXT_ACTION_KIND_CALL_STAFF,
             amount=payment.amount,

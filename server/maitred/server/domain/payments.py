@@ -6,40 +6,37 @@ of its session. What the provider says is applied by `settlement`, never here.
 
 from __future__ import annotations
 
-from maitred.server.domain import text
+from maitred.server.domain import attention, text
 from maitred.server.domain.charging import require_chargeable
-from maitred.server.domain.money import format_money, money, step_of
+from maitred.server.domain.money import money
 from maitred.server.domain.outcomes import Rest, rest_beside
+from maitred.server.domain.receipts import HOUSE
 from maitred.server.domain.settlement import (
+    absorb,
     apply_snapshot,
     asks_for_what_is_owed,
     changed,
     copy,
     is_unsettled,
     last_number,
-    record_refund,
     settle,
     timestamp,
 )
 from maitred.server.domain.snapshots import ProviderSnapshot, Terms
 from maitred.server.domain.tab import Tab, has_open_payment
 from maitred.server.errors import (
-    InvalidField,
     NothingToPay,
     PaymentNotConfirmed,
     PaymentOpen,
     PaymentSettled,
     PreviousPaymentUnresolved,
-    RefundExceedsPaid,
-    Violation,
 )
-from maitred.v1.common_pb2 import Money
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import (
     ATTENTION_AMOUNT_MISMATCH,
     ATTENTION_OUTCOME_UNKNOWN,
     ATTENTION_OVERPAID,
-    ATTENTION_UNSPECIFIED,
+    ATTENTION_REFUND_FAILED,
     PAYMENT_METHOD_CREDIT,
     PAYMENT_METHOD_PROVIDER,
     PAYMENT_STATUS_CREATING,
@@ -47,17 +44,11 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_OUTCOME_UNKNOWN,
     PAYMENT_STATUS_PROCESSING,
     PAYMENT_STATUS_SUCCEEDED,
-    REFUND_STATUS_PENDING,
-    REFUND_STATUS_SUCCEEDED,
     Payment,
     PaymentMethod,
     ProviderRequest,
-    Refund,
     Session,
 )
-
-HOUSE = "house"
-"""The provider of what is paid in cash, at the house's terminal or with credit."""
 
 
 def request_payment(session: Session, now_ns: int, payment_id: str, terms: Terms) -> Event | None:
@@ -135,12 +126,14 @@ def supersede(session: Session, _now_ns: int) -> Event | None:
     return changed(session, tab, session.latest_payment, after, "sweep")
 
 
-def flag_unknown(session: Session, payment: Payment) -> Event | None:
+def flag_unknown(session: Session, payment: Payment, now_ns: int) -> Event | None:
     """Call for a person: what became of the payment could not be found out for long."""
-    if not is_unsettled(payment) or payment.attention != ATTENTION_UNSPECIFIED:
+    if not is_unsettled(payment) or attention.has(payment, ATTENTION_AMOUNT_MISMATCH):
         return None
     after = copy(payment)
-    after.attention = ATTENTION_OUTCOME_UNKNOWN
+    attention.enter(after, ATTENTION_OUTCOME_UNKNOWN, now_ns)
+    if after == payment:
+        return None
     return changed(session, Tab(session), payment, after, "sweep")
 
 
@@ -207,7 +200,7 @@ def complete_by_hand(
         raise PaymentSettled(
             "the payment was paid another way", metadata={"payment_id": payment.payment_id}
         )
-    mismatch = payment.attention == ATTENTION_AMOUNT_MISMATCH
+    mismatch = attention.has(payment, ATTENTION_AMOUNT_MISMATCH)
     if is_unsettled(payment) and not mismatch:
         raise _link_alive(payment)
     if session.latest_payment.payment_id != payment.payment_id and not mismatch:
@@ -220,76 +213,30 @@ def complete_by_hand(
     return _settle_by_hand(session, tab, payment, copy(payment), method, reason, now_ns)
 
 
-def refund(
-    session: Session,
-    payment: Payment,
-    now_ns: int,
-    refund_id: str,
-    amount: Money | None,
-    reason: str,
-) -> Event:
-    """Record a refund before the provider is called; it counts as spent at once.
-
-    Without an amount, all that is left. Raises: ReasonRequired, PaymentNotConfirmed,
-    CurrencyMismatch, RefundExceedsPaid, InvalidField.
-    """
-    reason = text.why(reason, "the money is refunded")
-    if payment.status != PAYMENT_STATUS_SUCCEEDED:
-        raise PaymentNotConfirmed(
-            "only received money can be refunded", metadata={"payment_id": payment.payment_id}
-        )
-    tab = Tab(session)
-    refundable = payment.received_amount.minor_units - payment.refunded_amount.minor_units
-    wanted = refundable if amount is None else tab.require(amount, "amount")
-    if not 0 < wanted <= refundable:
-        raise RefundExceedsPaid(
-            f"{format_money(refundable, tab.currency)} of the payment can be refunded",
-            metadata={"refundable": str(refundable), "currency": tab.currency},
-        )
-    by_provider = payment.method == PAYMENT_METHOD_PROVIDER
-    step = step_of(tab.currency)
-    if by_provider and wanted % step:
-        description = f"must be a multiple of {format_money(step, tab.currency)}"
-        raise InvalidField(
-            f"amount: {description}",
-            violations=[Violation("amount.minor_units", "refund.step", description)],
-        )
-    after = copy(payment)
-    record = Refund(
-        refund_id=refund_id,
-        amount=money(wanted, tab.currency),
-        status=REFUND_STATUS_PENDING if by_provider else REFUND_STATUS_SUCCEEDED,
-        reason=reason,
-        created_at=timestamp(now_ns),
-        key=f"{payment.payment_id}:refund:{refund_id}" if by_provider else "",
-    )
-    here = payment.reset_count == session.reset_count or payment.attention == ATTENTION_OVERPAID
-    record_refund(tab, after, record, takes_credit=here)
-    return changed(session, tab, payment, after, "staff")
-
-
 def reconcile(
     session: Session, payment: Payment, snapshot: ProviderSnapshot | None, reason: str, now_ns: int
 ) -> Event:
     """Record what the provider says together with why somebody asked, also where it is nothing new.
 
-    A person has looked: the attention ends, unless money still waits for a decision.
+    A person has looked: what called for one until now ends, unless something else must end it.
     Raises: ReasonRequired.
     """
     reason = text.why(reason, "the payment is looked into")
-    event = None
-    if snapshot is not None:
-        event = apply_snapshot(session, payment, snapshot, "staff", now_ns)
-    if event is not None:
-        name = event.WhichOneof("change")
-        assert name is not None
-        getattr(event, name).payment.reason = reason
-        return event
+    tab = Tab(session)
+    known = attention.items_of(payment)
     after = copy(payment)
+    if snapshot is not None:
+        after = absorb(session, tab, payment, snapshot, now_ns)
     after.reason = reason
-    if not is_unsettled(after) and after.attention != ATTENTION_AMOUNT_MISMATCH:
-        after.attention = ATTENTION_UNSPECIFIED
-    return changed(session, Tab(session), payment, after, "staff")
+    if not is_unsettled(after):
+        ends = [ATTENTION_OVERPAID, ATTENTION_REFUND_FAILED, ATTENTION_OUTCOME_UNKNOWN]
+        if after.status == PAYMENT_STATUS_SUCCEEDED:
+            ends.append(ATTENTION_AMOUNT_MISMATCH)
+        kept = [
+            item for item in attention.items_of(after) if item not in known or item.kind not in ends
+        ]
+        attention.write(after, kept)
+    return changed(session, tab, payment, after, "staff")
 
 
 def is_unborn(payment: Payment) -> bool:
@@ -298,15 +245,6 @@ def is_unborn(payment: Payment) -> bool:
         PAYMENT_STATUS_CREATING,
         PAYMENT_STATUS_OUTCOME_UNKNOWN,
     )
-
-
-def pending_refunds(payment: Payment) -> list[Refund]:
-    """Refunds that the provider has still to be asked for, or about."""
-    return [
-        refund
-        for refund in payment.refunds
-        if refund.status == REFUND_STATUS_PENDING and refund.key
-    ]
 
 
 def _can_be_joined(payment: Payment, tab: Tab, now_ns: int) -> bool:
@@ -319,9 +257,8 @@ def _can_be_joined(payment: Payment, tab: Tab, now_ns: int) -> bool:
 
 def _decides_itself(payment: Payment) -> bool:
     """Whether an open payment can be neither paid nor withdrawn: a bank or staff has the word."""
-    return (
-        payment.status == PAYMENT_STATUS_PROCESSING
-        or payment.attention == ATTENTION_AMOUNT_MISMATCH
+    return payment.status == PAYMENT_STATUS_PROCESSING or attention.has(
+        payment, ATTENTION_AMOUNT_MISMATCH
     )
 
 
@@ -363,7 +300,7 @@ def _settle_by_hand(
 ) -> Event:
     received = after.amount.minor_units
     if (
-        after.attention == ATTENTION_AMOUNT_MISMATCH
+        attention.has(after, ATTENTION_AMOUNT_MISMATCH)
         and after.received_amount.currency == tab.currency
     ):
         received = after.received_amount.minor_units

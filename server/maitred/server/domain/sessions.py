@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.server.domain import text, updates
+from maitred.server.domain import attention, text, updates
 from maitred.server.domain.money import check_currency, format_money, money, require_currency
 from maitred.server.domain.settlement import last_number
 from maitred.server.domain.tab import Tab, has_open_payment
@@ -25,7 +26,6 @@ from maitred.v1 import event_pb2 as ev
 from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest
 from maitred.v1.state_pb2 import (
     ATTENTION_ABANDONED_TAB,
-    ATTENTION_UNSPECIFIED,
     BALANCE_POLICY_BUDGET,
     PHASE_GREETING,
     SESSION_STATUS_ACTIVE,
@@ -35,6 +35,7 @@ from maitred.v1.state_pb2 import (
     TAB_STATUS_PENDING,
     Conversation,
     Ledger,
+    LineRange,
     PaymentState,
     Session,
 )
@@ -174,6 +175,8 @@ def close(session: Session, reason: str, *, staff: bool) -> ev.Event:
         change.written_off.CopyFrom(money(tab.write_off(), tab.currency))
         change.payment.CopyFrom(tab.state())
         change.ledger.CopyFrom(tab.ledger)
+    change.written_off_lines.extend(session.written_off_lines)
+    _write_off_lines(change.written_off_lines, session)
     return ev.Event(session_closed=change)
 
 
@@ -242,10 +245,10 @@ def tick(session: Session, now_ns: int, retention_seconds: int) -> ev.Event | No
     wake_ns = wake_at_ns(session, retention_seconds)
     if wake_ns is None or now_ns < wake_ns:
         return None
-    if session.attention == ATTENTION_ABANDONED_TAB:
-        return _attention(session, returned=True)
+    if attention.has(session, ATTENTION_ABANDONED_TAB):
+        return _attention(session, now_ns, returned=True)
     if is_active(session):
-        return _attention(session, returned=False)
+        return _attention(session, now_ns, returned=False)
     return ev.Event(session_deleted=ev.SessionDeleted(reason="retention"))
 
 
@@ -260,7 +263,7 @@ def wake_at_ns(session: Session, retention_seconds: int) -> int | None:
         case _ if _is_found_again(session):
             return _ns(session.updated_at)
         case s if s == SESSION_STATUS_ACTIVE:
-            waiting = _holds_open_money(session) and session.attention != ATTENTION_UNSPECIFIED
+            waiting = _holds_open_money(session) and attention.has(session, ATTENTION_ABANDONED_TAB)
             return None if waiting else _ns(session.expires_at)
         case _:
             kept = not retention_seconds or _holds_open_money(session) or _credit(session)
@@ -269,7 +272,7 @@ def wake_at_ns(session: Session, retention_seconds: int) -> int | None:
 
 def _is_found_again(session: Session) -> bool:
     """Whether an abandoned tab was paid, emptied or taken up again."""
-    if session.attention != ATTENTION_ABANDONED_TAB:
+    if not attention.has(session, ATTENTION_ABANDONED_TAB):
         return False
     return (
         not is_active(session)
@@ -278,10 +281,9 @@ def _is_found_again(session: Session) -> bool:
     )
 
 
-def _attention(session: Session, *, returned: bool) -> ev.Event:
-    change = ev.AttentionChanged(
-        attention=ATTENTION_UNSPECIFIED if returned else ATTENTION_ABANDONED_TAB
-    )
+def _attention(session: Session, now_ns: int, *, returned: bool) -> ev.Event:
+    items = attention.of_tab(session, now_ns, abandoned=not returned)
+    change = ev.AttentionChanged(attention=attention.most_urgent(items), attention_items=items)
     if returned and is_active(session):
         change.next_check_at.CopyFrom(session.expires_at)
     return ev.Event(attention_changed=change)
@@ -299,10 +301,10 @@ def _anew(session: Session, tab: Tab, opening: int, currency: str) -> Session:
     # Credit is the guest's money, whatever is forgotten.
     after.payment.CopyFrom(_opening_state(opening, tab.credit, currency, tab.version + 1))
     after.ledger.CopyFrom(Ledger(opening=opening))
-    # What was written off is no longer on the tab, so that no line of it may be given back.
+    # Nothing is owed for any line any more, so that none of it may be given back.
     after.paid_through_line = session.last_line_number
-    if session.attention == ATTENTION_ABANDONED_TAB:
-        after.attention = ATTENTION_UNSPECIFIED
+    _write_off_lines(after.written_off_lines, session)
+    attention.write(after, attention.of_tab(session, 0, abandoned=False))
     return after
 
 
@@ -332,6 +334,18 @@ def _refuse_open_payment(session: Session) -> None:
             "a payment is open, or its outcome is unknown",
             metadata={"payment_id": session.latest_payment.payment_id},
         )
+
+
+def _write_off_lines(ranges: MutableSequence[LineRange], session: Session) -> None:
+    """Add the lines that no money paid to those that were written off."""
+    known = ranges[-1].last if ranges else 0
+    first, last = max(session.paid_through_line, known) + 1, session.last_line_number
+    if first > last:
+        return
+    if ranges and ranges[-1].last == first - 1:
+        ranges[-1].last = last
+    else:
+        ranges.append(LineRange(first=first, last=last))
 
 
 def _opening_state(opening: int, credit: int, currency: str, version: int) -> PaymentState:

@@ -9,24 +9,15 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.server.domain import changes
-from maitred.server.domain.money import money
-from maitred.server.domain.snapshots import (
-    REFUND_STATUSES,
-    ProviderRefund,
-    ProviderSnapshot,
-    ProviderStatus,
-)
+from maitred.server.domain import attention, changes, receipts, returns
+from maitred.server.domain.money import MAX_MINOR_UNITS, money
+from maitred.server.domain.snapshots import ProviderRefund, ProviderSnapshot, ProviderStatus
 from maitred.server.domain.tab import UNSETTLED, Tab
 from maitred.v1.event_pb2 import Event, PaymentChanged
 from maitred.v1.state_pb2 import (
-    ATTENTION_ABANDONED_TAB,
     ATTENTION_AMOUNT_MISMATCH,
-    ATTENTION_DISPUTED,
     ATTENTION_OUTCOME_UNKNOWN,
     ATTENTION_OVERPAID,
-    ATTENTION_REFUND_FAILED,
-    ATTENTION_UNSPECIFIED,
     PAYMENT_METHOD_PROVIDER,
     PAYMENT_STATUS_CANCELED,
     PAYMENT_STATUS_CREATING,
@@ -36,15 +27,9 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_OUTCOME_UNKNOWN,
     PAYMENT_STATUS_PROCESSING,
     PAYMENT_STATUS_SUCCEEDED,
-    REFUND_STATUS_FAILED,
-    REFUND_STATUS_PENDING,
-    REFUND_STATUS_SUCCEEDED,
-    Attention,
     Payment,
     PaymentMethod,
     PaymentStatus,
-    Refund,
-    RefundStatus,
     Session,
 )
 
@@ -81,13 +66,6 @@ _CHANGE: dict[PaymentStatus.ValueType, str] = {
     PAYMENT_STATUS_SUCCEEDED: "payment_succeeded",
 }
 
-_REFUND_RANK: dict[RefundStatus.ValueType, int] = {
-    REFUND_STATUS_PENDING: 0,
-    REFUND_STATUS_SUCCEEDED: 1,
-    # A refund may still fail after it went through: the bank sends it back.
-    REFUND_STATUS_FAILED: 2,
-}
-
 
 def apply_snapshot(
     session: Session, payment: Payment, snapshot: ProviderSnapshot, source: str, now_ns: int
@@ -98,26 +76,33 @@ def apply_snapshot(
     """
     if not _is_about(payment, snapshot):
         return None
-    after = copy(payment)
     tab = Tab(session)
+    after = absorb(session, tab, payment, snapshot, now_ns)
+    return None if after == payment else changed(session, tab, payment, after, source)
+
+
+def absorb(
+    session: Session, tab: Tab, payment: Payment, snapshot: ProviderSnapshot, now_ns: int
+) -> Payment:
+    """Take in what the provider says of a payment; answers the payment after it."""
+    after = copy(payment)
+    if not _is_about(payment, snapshot):
+        return after
     if snapshot.provider_payment_id and not after.provider_payment_id:
         after.provider_payment_id = snapshot.provider_payment_id
         if snapshot.expires_at_ns is not None:
             after.expires_at.CopyFrom(timestamp(snapshot.expires_at_ns))
     if snapshot.status is ProviderStatus.PAID:
         _take_money(session, tab, after, snapshot, now_ns)
-    elif after.attention != ATTENTION_AMOUNT_MISMATCH:
+    elif not attention.has(after, ATTENTION_AMOUNT_MISMATCH):
         _advance(after, snapshot, now_ns)
+    at = timestamp(now_ns)
     if after.status == PAYMENT_STATUS_SUCCEEDED:
         for refund in snapshot.refunds:
-            _merge_refund(tab, after, refund, now_ns)
-    if snapshot.disputed and not after.disputed:
-        after.disputed = True
-        if after.attention != ATTENTION_AMOUNT_MISMATCH:
-            after.attention = ATTENTION_DISPUTED
-    if after == payment:
-        return None
-    return changed(session, tab, payment, after, source)
+            returns.merge_refund(tab, after, refund, now_ns, at)
+    for dispute in snapshot.disputes:
+        returns.merge_dispute(tab, after, dispute, now_ns, at)
+    return after
 
 
 def apply_refund(
@@ -126,7 +111,7 @@ def apply_refund(
     """Apply what the provider says of one refund; None where it says nothing new."""
     after = copy(payment)
     tab = Tab(session)
-    _merge_refund(tab, after, refund, now_ns)
+    returns.merge_refund(tab, after, refund, now_ns, timestamp(now_ns))
     if after == payment:
         return None
     return changed(session, tab, payment, after, source)
@@ -143,11 +128,13 @@ def settle(
     """Turn a payment into money that was received, in place, and apply it to the tab."""
     payment.status = PAYMENT_STATUS_SUCCEEDED
     payment.method = method
-    payment.received_amount.CopyFrom(money(received, tab.currency))
+    del payment.receipts[:]
+    if received:
+        receipts.put(payment, method, received, timestamp(now_ns))
+    receipts.sum_up(payment)
     payment.settled_at.CopyFrom(timestamp(now_ns))
     payment.url = ""
-    if payment.attention in (ATTENTION_AMOUNT_MISMATCH, ATTENTION_OUTCOME_UNKNOWN):
-        payment.attention = ATTENTION_UNSPECIFIED
+    attention.leave(payment, ATTENTION_AMOUNT_MISMATCH, ATTENTION_OUTCOME_UNKNOWN)
     if _is_for_this_tab(session, payment):
         excess = tab.settle(
             payment.tab_amount.minor_units,
@@ -156,53 +143,38 @@ def settle(
             payment.credit_applied.minor_units,
         )
     else:
-        receive_credit(tab, received)
+        tab.receive_credit(received)
         excess = received
     if excess > 0:
-        payment.attention = ATTENTION_OVERPAID
-
-
-def receive_credit(tab: Tab, received: int) -> None:
-    """Keep money that nothing on the tab asked for."""
-    tab.credit += received
-    tab.ledger.received += received
-
-
-def record_refund(tab: Tab, payment: Payment, refund: Refund, *, takes_credit: bool) -> None:
-    """Append a refund that counts as spent; what stands as credit is given back first."""
-    taken = min(tab.credit, refund.amount.minor_units) if takes_credit else 0
-    tab.credit -= taken
-    tab.ledger.refunded += refund.amount.minor_units
-    if taken:
-        refund.credit_taken.CopyFrom(money(taken, tab.currency))
-    payment.refunds.append(refund)
-    _sum_refunds(payment)
+        _overpaid(payment, min(excess, received), now_ns)
 
 
 def changed(
     session: Session, tab: Tab, before: Payment | None, after: Payment, source: str
 ) -> Event:
     """Build the event of a changed payment, with everything that the change touched."""
+    returns.end_attention(tab, after)
     newest = newest_after(session, after)
-    paid_through = session.paid_through_line
-    settled_now = after.status == PAYMENT_STATUS_SUCCEEDED and (
-        before is None or before.status != PAYMENT_STATUS_SUCCEEDED
+    items = attention.of_session(
+        session,
+        after,
+        has_credit=tab.credit > 0,
+        is_settled=tab.tab == 0 and (newest is None or not is_unsettled(newest)),
     )
-    if settled_now and after.reset_count == session.reset_count:
-        # Beside a payment that is under way, only both together tell which lines are paid.
-        if newest is after:
-            paid_through = max(paid_through, after.through_line)
-        if tab.tab == 0:
-            paid_through = session.last_line_number
     change = PaymentChanged(
         payment=after,
         state=tab.state(newest),
         ledger=tab.ledger,
-        paid_through_line=paid_through,
-        attention=_session_attention(session, tab, before, after),
+        paid_through_line=_paid_through(session, tab, before, after),
+        attention=attention.most_urgent(items),
+        attention_items=items,
         source=source,
         last_payment_number=max(last_number(session), after.number),
     )
+    if newest is not None and newest is not after:
+        now = attention.as_it_stands(newest, items)
+        if now is not newest:
+            change.latest.CopyFrom(now)
     event = Event()
     getattr(event, _change_name(before, after)).CopyFrom(change)
     return event
@@ -233,6 +205,7 @@ def copy(payment: Payment) -> Payment:
     """Copy a payment, to be changed."""
     after = Payment()
     after.CopyFrom(payment)
+    receipts.upgrade(after)
     return after
 
 
@@ -269,16 +242,18 @@ def _take_money(
 ) -> None:
     received = snapshot.minor_units
     if after.status == PAYMENT_STATUS_SUCCEEDED:
-        # Paid by hand, and now at the provider too: both are true, and counted once each.
-        if after.method != PAYMENT_METHOD_PROVIDER and snapshot.currency == tab.currency:
-            after.method = PAYMENT_METHOD_PROVIDER
-            after.received_amount.minor_units += received
-            after.attention = ATTENTION_OVERPAID
-            receive_credit(tab, received)
+        _take_more(tab, after, snapshot, now_ns)
         return
-    if received != after.amount.minor_units or snapshot.currency != after.amount.currency:
-        after.attention = ATTENTION_AMOUNT_MISMATCH
-        after.received_amount.CopyFrom(money(received, snapshot.currency))
+    is_asked_for = (received, snapshot.currency) == (
+        after.amount.minor_units,
+        after.amount.currency,
+    )
+    if not is_asked_for or not tab.can_receive(received):
+        attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns)
+        attention.leave(after, ATTENTION_OUTCOME_UNKNOWN)
+        held = min(max(received, 0), MAX_MINOR_UNITS)
+        receipts.put(after, PAYMENT_METHOD_PROVIDER, held, timestamp(now_ns), snapshot.currency)
+        after.received_amount.CopyFrom(money(held, snapshot.currency))
         after.url = ""
         if is_unsettled(after):
             after.status = PAYMENT_STATUS_OUTCOME_UNKNOWN
@@ -287,14 +262,45 @@ def _take_money(
     settle(session, tab, after, received, PAYMENT_METHOD_PROVIDER, now_ns)
 
 
+def _take_more(tab: Tab, after: Payment, snapshot: ProviderSnapshot, now_ns: int) -> None:
+    """Take money that came after the payment was settled by hand, or in parts: credit, once.
+
+    What cannot be booked, because of its currency or its size, waits for a person.
+    """
+    known = receipts.of(after, PAYMENT_METHOD_PROVIDER)
+    if known is not None and known.amount.currency != snapshot.currency:
+        return
+    more = snapshot.minor_units - (0 if known is None else known.amount.minor_units)
+    if more <= 0:
+        return
+    at = timestamp(now_ns)
+    if snapshot.currency != tab.currency:
+        held = min(snapshot.minor_units, MAX_MINOR_UNITS)
+        receipts.put(after, PAYMENT_METHOD_PROVIDER, held, at, snapshot.currency)
+        attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns)
+    elif not tab.can_receive(more):
+        attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns)
+    else:
+        tab.receive_credit(more)
+        receipts.put(after, PAYMENT_METHOD_PROVIDER, snapshot.minor_units, at)
+        receipts.sum_up(after)
+        _overpaid(after, more, now_ns)
+
+
+def _overpaid(payment: Payment, excess: int, now_ns: int) -> None:
+    excess += payment.excess_amount.minor_units
+    payment.excess_amount.CopyFrom(money(excess, payment.amount.currency))
+    attention.enter(payment, ATTENTION_OVERPAID, now_ns)
+
+
 def _advance(after: Payment, snapshot: ProviderSnapshot, now_ns: int) -> None:
     status = STATUS_OF[snapshot.status]
     if status == PAYMENT_STATUS_EXPIRED and after.cancel_requested:
         status = PAYMENT_STATUS_CANCELED
     if RANK[status] <= RANK[after.status]:
         return
-    if status != PAYMENT_STATUS_OUTCOME_UNKNOWN and after.attention == ATTENTION_OUTCOME_UNKNOWN:
-        after.attention = ATTENTION_UNSPECIFIED
+    if status != PAYMENT_STATUS_OUTCOME_UNKNOWN:
+        attention.leave(after, ATTENTION_OUTCOME_UNKNOWN)
     after.status = status
     after.url = snapshot.url if status == PAYMENT_STATUS_OPEN else ""
     if status not in UNSETTLED:
@@ -312,56 +318,22 @@ def _is_for_this_tab(session: Session, payment: Payment) -> bool:
     return is_newest or payment.through_line > session.paid_through_line
 
 
-def _merge_refund(tab: Tab, after: Payment, news: ProviderRefund, now_ns: int) -> None:
-    status = REFUND_STATUSES[news.state]
-    refund = _find_refund(after, news)
-    if refund is None:
-        # Made at the provider's, not by us.
-        refund = Refund(
-            refund_id=news.refund_id or news.provider_refund_id,
-            provider_refund_id=news.provider_refund_id,
-            amount=money(news.minor_units, after.amount.currency),
-            status=status,
-            created_at=timestamp(now_ns),
-        )
-        if status == REFUND_STATUS_FAILED:
-            refund.failure_reason = news.reason
-            after.refunds.append(refund)
-        else:
-            record_refund(tab, after, refund, takes_credit=True)
-        return
-    if news.provider_refund_id:
-        refund.provider_refund_id = news.provider_refund_id
-    if _REFUND_RANK[status] <= _REFUND_RANK[refund.status]:
-        return
-    refund.status = status
-    if status == REFUND_STATUS_FAILED:
-        tab.ledger.refunded -= refund.amount.minor_units
-        tab.credit += refund.credit_taken.minor_units
-        refund.ClearField("credit_taken")
-        refund.failure_reason = news.reason
-        after.attention = ATTENTION_REFUND_FAILED
-        _sum_refunds(after)
+def _paid_through(session: Session, tab: Tab, before: Payment | None, after: Payment) -> int:
+    """Tell which lines are covered: those of a payment, once money paid for its whole tab part.
 
-
-def _find_refund(payment: Payment, news: ProviderRefund) -> Refund | None:
-    for refund in payment.refunds:
-        ours = bool(news.refund_id) and refund.refund_id == news.refund_id
-        theirs = bool(news.provider_refund_id) and (
-            refund.provider_refund_id == news.provider_refund_id
-        )
-        if ours or theirs:
-            return refund
-    return None
-
-
-def _sum_refunds(payment: Payment) -> None:
-    spent = sum(
-        refund.amount.minor_units
-        for refund in payment.refunds
-        if refund.status != REFUND_STATUS_FAILED
+    Beside a payment that is under way, only both together tell which lines are paid.
+    """
+    paid_through = session.paid_through_line
+    settled_now = after.status == PAYMENT_STATUS_SUCCEEDED and (
+        before is None or before.status != PAYMENT_STATUS_SUCCEEDED
     )
-    payment.refunded_amount.CopyFrom(money(spent, payment.amount.currency))
+    if not settled_now or after.reset_count != session.reset_count:
+        return paid_through
+    owed = session.payment.tab_total.minor_units
+    paid_all = owed - tab.tab >= min(owed, after.tab_amount.minor_units)
+    if paid_all and newest_after(session, after) is after:
+        paid_through = max(paid_through, after.through_line)
+    return session.last_line_number if tab.tab == 0 else paid_through
 
 
 def _change_name(before: Payment | None, after: Payment) -> str:
@@ -374,16 +346,3 @@ def _change_name(before: Payment | None, after: Payment) -> str:
     if after.cancel_requested and not before.cancel_requested:
         return "payment_cancel_requested"
     return "payment_flagged"
-
-
-def _session_attention(
-    session: Session, tab: Tab, before: Payment | None, after: Payment
-) -> Attention.ValueType:
-    was = ATTENTION_UNSPECIFIED if before is None else before.attention
-    if after.attention not in (ATTENTION_UNSPECIFIED, was):
-        return after.attention
-    if was != after.attention and session.attention == was:
-        return ATTENTION_UNSPECIFIED
-    if session.attention == ATTENTION_ABANDONED_TAB and tab.tab == 0 and not is_unsettled(after):
-        return ATTENTION_UNSPECIFIED
-    return session.attention

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from maitred.server.errors import MaitredError
 from maitred.v1.state_pb2 import (
+    DISPUTE_STATUS_LOST,
+    DISPUTE_STATUS_OPEN,
+    DISPUTE_STATUS_WON,
     REFUND_STATUS_FAILED,
     REFUND_STATUS_PENDING,
     REFUND_STATUS_SUCCEEDED,
@@ -49,6 +52,23 @@ REFUND_STATUSES = {
 }
 
 
+class DisputeState(enum.StrEnum):
+    """Where a dispute is at its provider."""
+
+    OPEN = "open"
+    WON = "won"
+    """The money stays: decided for the house, withdrawn, or closed without a decision."""
+    LOST = "lost"
+    """The money is gone."""
+
+
+DISPUTE_STATUSES = {
+    DisputeState.OPEN: DISPUTE_STATUS_OPEN,
+    DisputeState.WON: DISPUTE_STATUS_WON,
+    DisputeState.LOST: DISPUTE_STATUS_LOST,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderRefund:
     """One refund as the provider knows it."""
@@ -59,6 +79,17 @@ class ProviderRefund:
     refund_id: str = ""
     """Ours, where the refund was asked for by us."""
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderDispute:
+    """One dispute as the provider knows it."""
+
+    dispute_id: str
+    """The provider's; empty where it has none, and then there is only one."""
+    state: DisputeState
+    minor_units: int = 0
+    """How much is disputed; 0 where the provider does not say: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +105,7 @@ class ProviderSnapshot:
     url: str = ""
     expires_at_ns: int | None = None
     reason: str = ""
-    disputed: bool = False
+    disputes: tuple[ProviderDispute, ...] = ()
     refunds: tuple[ProviderRefund, ...] = ()
     payment_id: str = ""
     """Ours, as the provider was given it."""

@@ -7,6 +7,7 @@ messages that their event carries, so that the ledger always explains the balanc
 from __future__ import annotations
 
 from maitred.server.domain.money import (
+    MAX_MINOR_UNITS,
     format_money,
     percentage_of,
     require_currency,
@@ -181,6 +182,31 @@ class Tab:
             self.balance += paid
             self.ledger.returned += paid
         return excess
+
+    def receive_credit(self, received: int) -> None:
+        """Keep money that nothing on the tab asked for."""
+        self.credit += received
+        self.ledger.received += received
+
+    def give_back(self, amount: int, *, takes_credit: bool) -> int:
+        """Book money that goes back; answers what of it was taken out of the credit."""
+        taken = min(self.credit, amount) if takes_credit else 0
+        self.credit -= taken
+        self.ledger.refunded += amount
+        return taken
+
+    def take_again(self, amount: int, credit_taken: int) -> None:
+        """Book that money did not go back after all: the inverse of `give_back`."""
+        self.ledger.refunded -= amount
+        self.credit += credit_taken
+
+    def can_receive(self, amount: int) -> bool:
+        """Whether money can be booked without leaving the bound of amounts."""
+        return max(self.ledger.received, self.credit) + amount <= MAX_MINOR_UNITS
+
+    def can_give_back(self, amount: int) -> bool:
+        """Whether money that went back can be booked without leaving the bound of amounts."""
+        return self.ledger.refunded + amount <= MAX_MINOR_UNITS
 
     def conclude(self, change: Concluded) -> None:
         """Write into a change what it did to the money, and which payment it supersedes."""

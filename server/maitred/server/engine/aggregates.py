@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from maitred.server.domain import evolve, sessions
+from maitred.server.domain import attention, evolve, sessions
 from maitred.server.errors import (
     InvalidSession,
     MaitredError,
@@ -63,8 +63,19 @@ def _session_index(session: Session) -> Index:
         status=session.status,
         customer_id=session.customer_id,
         attention=session.attention,
-        labels=tuple(sorted(session.labels.items())) if session.labels else (),
+        labels=_labels(session) if session.labels or session.attention else (),
     )
+
+
+def _labels(session: Session) -> tuple[tuple[str, str], ...]:
+    """Index labels, and with them every kind of attention that the session needs."""
+    calls = [attention_label(kind) for kind in attention.kinds_of(session)]
+    return (*calls, *sorted(session.labels.items()))
+
+
+def attention_label(kind: int) -> tuple[str, str]:
+    """Name a kind of attention as a label of the index; no label of a caller's looks like it."""
+    return "!attention", str(kind)
 
 
 def _session_expires_at(session: Session | None, event: ev.Event, now_ns: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maitred.server.domain.changes import changed_payment
+from maitred.server.domain.changes import PAYMENT_CHANGES, changed_payment
 from maitred.server.domain.tab import UNSETTLED
 from maitred.server.stores.base import Ref, Row, Table
 from maitred.v1 import event_pb2 as ev
@@ -21,6 +21,8 @@ def rows(ref: Ref, change: str, event: ev.Event, time_ns: int) -> tuple[Row, ...
     payment = changed_payment(change, event)
     if payment is not None:
         written.append(payment_row(ref, payment, time_ns))
+    if change in PAYMENT_CHANGES and getattr(event, change).HasField("latest"):
+        written.append(payment_row(ref, getattr(event, change).latest, time_ns))
     if change == "order_placed":
         written.append(order_row(ref, event.order_placed.order, time_ns))
     elif change == "line_voided":

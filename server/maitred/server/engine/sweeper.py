@@ -105,7 +105,9 @@ class Sweeper:
             return
         swept.expired += event.HasField("session_expired")
         swept.deleted += event.HasField("session_deleted")
-        swept.abandoned += event.attention_changed.attention == ATTENTION_ABANDONED_TAB
+        swept.abandoned += any(
+            item.kind == ATTENTION_ABANDONED_TAB for item in event.attention_changed.attention_items
+        )
 
     def _may_erase(self, session: Session) -> bool:
         """Whether a session is to be erased also by the time that has held for long."""

@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from maitred.server.domain.snapshots import (
+    DisputeState,
+    ProviderDispute,
     ProviderRefund,
     ProviderSnapshot,
     ProviderStatus,
@@ -68,6 +70,10 @@ def directory_of(url: str) -> Path | None:
     """Read from a link where its books are; None where it does not say."""
     fragment = url.partition("#")[2]
     return Path(unquote(fragment)) if url.startswith(URL_PREFIX) and fragment else None
+
+
+_DISPUTES = (None, DisputeState.OPEN, DisputeState.WON, DisputeState.LOST)
+"""What the numbers in the column `disputed` stand for."""
 
 
 class Refused(Exception):
@@ -157,6 +163,10 @@ class Books:
             row = _row(db, name)
             db.execute(_AMEND[column], (value, row["id"]))
             _notice(db, row["id"])
+
+    def dispute(self, name: str, state: DisputeState, now_ns: int) -> None:
+        """Begin a dispute of a payment, or decide it, with a notice."""
+        self.amend(name, "disputed", _DISPUTES.index(state), now_ns)
 
     def refund(
         self, name: str, refund_id: str, amount: int, key: str, state: RefundState, now_ns: int
@@ -299,6 +309,7 @@ def _row(db: sqlite3.Connection, name: str) -> Any:
 def _snapshot(db: sqlite3.Connection, row: Any) -> ProviderSnapshot:
     refunds = db.execute("SELECT * FROM refund WHERE payment = ? ORDER BY rowid", (row["id"],))
     status = ProviderStatus(row["status"])
+    dispute = _DISPUTES[row["disputed"]]
     return ProviderSnapshot(
         status=status,
         provider_payment_id=row["id"],
@@ -307,7 +318,7 @@ def _snapshot(db: sqlite3.Connection, row: Any) -> ProviderSnapshot:
         url=_link(db, row["id"]) if status is ProviderStatus.OPEN else "",
         expires_at_ns=row["expires_ns"],
         reason=row["reason"],
-        disputed=bool(row["disputed"]),
+        disputes=() if dispute is None else (ProviderDispute(f"{row['id']}_dispute", dispute),),
         refunds=tuple(_refund(refund) for refund in refunds.fetchall()),
         payment_id=row["payment_id"],
     )

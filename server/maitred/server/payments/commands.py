@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from maitred.server.domain import changes, payments, settlement
+from maitred.server.domain import changes, payments, refunds, settlement
 from maitred.server.domain.snapshots import ProviderSnapshot, Terms
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command, Result
@@ -131,22 +131,22 @@ class PaymentCommands:
 
     async def refund(
         self, request: pb.RefundPaymentRequest, call: Call
-    ) -> tuple[Result, Payment, Refund | None]:
-        """Record a refund, then have it made. Raises: PaymentNotConfirmed, RefundExceedsPaid."""
+    ) -> tuple[Result, Payment, list[Refund]]:
+        """Record refunds, then have them made. Raises: PaymentNotConfirmed, RefundExceedsPaid."""
         refund_id = self._engine.ids.new_id()
         amount = request.amount if request.HasField("amount") else None
         result = await self._records.change(
             request.session_id,
             request.payment_id,
-            lambda session, payment, now_ns: payments.refund(
-                session, payment, now_ns, refund_id, amount, request.reason
+            lambda session, payment, now_ns: refunds.refund(
+                session, payment, now_ns, refund_id, amount, request.reason, request.method
             ),
             call,
             request,
         )
         await self._settle_down(request.session_id, request.payment_id, "staff")
         outcome = await self._outcome(request.session_id, result, request.payment_id)
-        return outcome.result, outcome.payment, _refund_of(result, outcome.payment)
+        return outcome.result, outcome.payment, _refunds_of(result, outcome.payment)
 
     async def reconcile(self, request: pb.ReconcilePaymentRequest, call: Call) -> Outcome:
         """Ask the provider on behalf of staff, and record why. Raises: StripeUnavailable."""
@@ -331,13 +331,13 @@ def _event_payment_id(result: Result) -> str:
     return event.request_recorded.payment_id if payment is None else payment.payment_id
 
 
-def _refund_of(result: Result, payment: Payment) -> Refund | None:
-    """The refund that the event of a request recorded, as it is now."""
+def _refunds_of(result: Result, payment: Payment) -> list[Refund]:
+    """The refunds that the event of a request recorded, as they are now."""
     event = result.parsed_event()
     if event is None or not event.payment_refunded.payment.refunds:
-        return None
-    made = event.payment_refunded.payment.refunds[-1].refund_id
-    return next((refund for refund in payment.refunds if refund.refund_id == made), None)
+        return []
+    made = event.payment_refunded.payment.refunds[-1].refund_id.partition(".")[0]
+    return [each for each in payment.refunds if each.refund_id.partition(".")[0] == made]
 
 
 def _payment_id(result: Result) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from maitred.server.domain import payments, settlement
+from maitred.server.domain import attention, refunds, settlement
 from maitred.server.engine.clock import Clock
 from maitred.server.payments.jobs import Trouble
 from maitred.v1.state_pb2 import (
@@ -105,7 +105,7 @@ class Poller:
             entry = Tracked(payment.session_id, name, 0, 0, settled)
             self._tracked[name] = entry
         entry.expires_ns = payment.expires_at.ToNanoseconds()
-        entry.settled = settled and not payments.pending_refunds(payment)
+        entry.settled = settled and not refunds.pending_refunds(payment)
         if at_once:
             self._place(entry, self._clock.now_ns())
         else:
@@ -215,8 +215,8 @@ class Poller:
 
 def is_done(payment: Payment) -> bool:
     """Whether no question to the provider can bring anything new."""
-    if payment.attention == ATTENTION_AMOUNT_MISMATCH:
-        return True
     if payment.status == PAYMENT_STATUS_SUCCEEDED:
-        return not payments.pending_refunds(payment)
+        return not refunds.pending_refunds(payment)
+    if attention.has(payment, ATTENTION_AMOUNT_MISMATCH):
+        return True
     return not settlement.is_unsettled(payment) and not payment.provider_payment_id

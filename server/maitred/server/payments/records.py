@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable
 
 from google.protobuf.message import Message
 
-from maitred.server.domain import changes
+from maitred.server.domain import attention, changes
 from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
+from maitred.server.engine.projections import payment_row
 from maitred.server.engine.refs import session_ref
-from maitred.server.errors import PaymentNotFound
+from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDeleted
 from maitred.server.stores.base import Claim, Row, RowFilter, Table
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Payment, Session
@@ -99,6 +100,22 @@ class Records:
             return payment
         return None
 
+    async def current(self, row: Row) -> Row:
+        """Bring a stored payment up to what has ended since its own last change."""
+        if not row.flag:
+            return row
+        stored = Payment.FromString(row.body)
+        if not stored.attention:
+            return row
+        try:
+            session: Session = (await self._engine.session(stored.session_id)).state
+        except (InvalidSession, SessionDeleted):
+            return row
+        payment = attention.as_it_stands(stored, attention.items_of(session))
+        if payment is stored:
+            return row
+        return payment_row(row.ref, payment, row.created_ns)._replace(position=row.position)
+
     async def _of(self, session: Session, payment_id: str, *, ended: bool = False) -> Payment:
         payment = changes.find_payment(session, payment_id, ended=ended)
         if payment is None:
@@ -107,7 +124,7 @@ class Records:
             raise PaymentNotFound(
                 f"the session has no payment {payment_id!r}", metadata={"payment_id": payment_id}
             )
-        return payment
+        return attention.as_it_stands(payment, attention.items_of(session))
 
 
 def _claims(before: Payment, event: Event) -> tuple[Claim, ...]:

@@ -14,6 +14,7 @@ from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import session_ref
 from maitred.server.payments.coordinator import PaymentCoordinator
+from maitred.server.payments.records import Records
 from maitred.server.stores.base import Row, RowFilter, Table
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
@@ -30,6 +31,7 @@ class PaymentService:
         self._engine = engine
         self._coordinator = coordinator
         self._commands = coordinator.commands
+        self._records = Records(engine)
 
     async def GetPaymentState(self, request: pb.GetPaymentStateRequest, call: Call) -> Message:
         """Read balance, tab, tip and the newest payment."""
@@ -118,8 +120,11 @@ class PaymentService:
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, call: Call) -> bytes:
         """Give money back."""
-        result, payment, refund = await self._commands.refund(request, call)
-        return result.reply(pb.RefundPaymentResponse(payment=payment, refund=refund))
+        result, payment, refunds = await self._commands.refund(request, call)
+        first = refunds[0] if refunds else None
+        return result.reply(
+            pb.RefundPaymentResponse(payment=payment, refund=first, refunds=refunds)
+        )
 
     async def ListPayments(self, request: pb.ListPaymentsRequest, call: Call) -> bytes:
         """List payments, newest first."""
@@ -131,7 +136,16 @@ class PaymentService:
         )
 
         async def read(after: int | None, limit: int) -> Sequence[Row]:
-            return await self._engine.reads.list_rows(Table.PAYMENTS, where, after, limit)
+            found: list[Row] = []
+            while len(found) < limit:
+                wanted = limit - len(found)
+                rows = await self._engine.reads.list_rows(Table.PAYMENTS, where, after, wanted)
+                current = [await self._records.current(row) for row in rows]
+                found += (row for row in current if row.flag or not where.flag)
+                if len(rows) < wanted:
+                    break
+                after = rows[-1].position
+            return found
 
         rows, after = await fill(listing, read, lambda row: row.position, lambda row: len(row.body))
         return wire.bodies((row.body for row in rows), listing.token(after))

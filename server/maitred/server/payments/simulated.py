@@ -21,6 +21,7 @@ import structlog
 
 from maitred.server.domain.currencies import CURRENCIES
 from maitred.server.domain.snapshots import (
+    DisputeState,
     ProviderRefund,
     ProviderSnapshot,
     ProviderStatus,
@@ -329,7 +330,13 @@ def pay_slowly(directory: Path, which: str, *, clock: Clock | None = None) -> Pr
 
 def dispute(directory: Path, which: str, *, clock: Clock | None = None) -> None:
     """Dispute a payment at the bank. Raises: Refused."""
-    Books(directory).amend(which, "disputed", 1, (clock or SystemClock()).now_ns())
+    Books(directory).dispute(which, DisputeState.OPEN, (clock or SystemClock()).now_ns())
+
+
+def end_dispute(directory: Path, which: str, *, won: bool, clock: Clock | None = None) -> None:
+    """Decide a dispute, for the house or for the payer. Raises: Refused."""
+    state = DisputeState.WON if won else DisputeState.LOST
+    Books(directory).dispute(which, state, (clock or SystemClock()).now_ns())
 
 
 def unpaid(directory: Path, *, clock: Clock | None = None) -> list[ProviderSnapshot]:

@@ -11,6 +11,7 @@ import secrets
 
 import structlog
 
+from maitred.server.domain import receipts
 from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import MaitredError
@@ -18,10 +19,11 @@ from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.inbox import Inbox
 from maitred.server.payments.provider import ProviderError
 from maitred.server.payments.records import Records
+from maitred.server.payments.throttle import Priority, Urgency
 from maitred.server.payments.worker import Worker
-from maitred.server.stores.base import StoreError
+from maitred.server.stores.base import RowFilter, StoreError
 from maitred.server.telemetry import metrics
-from maitred.v1.state_pb2 import PAYMENT_METHOD_PROVIDER, PAYMENT_STATUS_SUCCEEDED
+from maitred.v1.state_pb2 import PAYMENT_METHOD_PROVIDER, PAYMENT_STATUS_SUCCEEDED, Payment
 
 EVERY_S = 24 * 3600.0
 AFTER_TROUBLE_S = 600.0
@@ -75,7 +77,22 @@ class Sweep:
         for gateway in self._gateways.all:
             async for snapshot in gateway.completed(since_ns):
                 mended += await self._compare(gateway.name, snapshot)
+        mended += await self._ask_about_disputes()
         await self._inbox.purge()
+        return mended
+
+    async def _ask_about_disputes(self) -> int:
+        """Look at disputed payments: banks take months, and one lost notice would be the last."""
+        mended = 0
+        where = RowFilter(statuses=(PAYMENT_STATUS_SUCCEEDED,), flag=1)
+        async for payment in self._records.rows(where):
+            gateway = self._gateways.named(payment.provider)
+            if not payment.disputed or gateway is None:
+                continue
+            snapshot = await self._worker.look(payment, Urgency(Priority.ROUTINE))
+            mended += await self._worker.apply(
+                payment.session_id, payment.payment_id, snapshot, "sweep"
+            )
         return mended
 
     async def _compare(self, provider: str, snapshot: ProviderSnapshot) -> bool:
@@ -88,7 +105,7 @@ class Sweep:
         if payment is None or not known:
             report_orphan(provider, snapshot)
             return False
-        if (payment.status, payment.method) == (PAYMENT_STATUS_SUCCEEDED, PAYMENT_METHOD_PROVIDER):
+        if payment.status == PAYMENT_STATUS_SUCCEEDED and not _is_news(payment, snapshot):
             return False
         return await self._worker.apply(payment.session_id, payment.payment_id, snapshot, "sweep")
 
@@ -119,6 +136,17 @@ class Sweep:
                 await self._inbox.take_up()
             except StoreError as error:
                 log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
+
+
+def _is_news(payment: Payment, snapshot: ProviderSnapshot) -> bool:
+    """Whether more money came than is in the books, or a bank has something to say."""
+    known = receipts.of(payment, PAYMENT_METHOD_PROVIDER)
+    booked = (
+        known.amount.minor_units
+        if known is not None
+        else payment.received_amount.minor_units * (payment.method == PAYMENT_METHOD_PROVIDER)
+    )
+    return snapshot.minor_units > booked or bool(snapshot.disputes)
 
 
 def report_orphan(provider: str, snapshot: ProviderSnapshot) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from maitred.server.domain import payments, settlement
+from maitred.server.domain import attention, payments, refunds, settlement
 from maitred.server.domain.snapshots import (
     ProviderRefund,
     ProviderSnapshot,
@@ -92,13 +92,13 @@ class Worker:
             session, payment = await self._records.load(session_id, payment_id)
             self._seen(payment)
             await self._supersede(session)
-            refunds = payments.pending_refunds(payment)
+            pending = refunds.pending_refunds(payment)
             unsent = [
                 refund
-                for refund in refunds
+                for refund in pending
                 if not refund.provider_refund_id and refund.refund_id not in refunded
             ]
-            if len(refunds) > len(unsent) or any(map(self._key_is_forgotten, unsent)):
+            if len(pending) > len(unsent) or any(map(self._key_is_forgotten, unsent)):
                 # Sent again, they would be answered as they were then, or made a second time.
                 ask = True
             try:
@@ -294,7 +294,7 @@ class Worker:
             await self._records.change(
                 payment.session_id,
                 payment.payment_id,
-                lambda session, stored, _now: payments.flag_unknown(session, stored),
+                payments.flag_unknown,
             )
 
 
@@ -303,7 +303,7 @@ def is_to_be_expired(payment: Payment) -> bool:
     return (
         payments.is_withdrawn(payment)
         and bool(payment.provider_payment_id)
-        and payment.attention != ATTENTION_AMOUNT_MISMATCH
+        and not attention.has(payment, ATTENTION_AMOUNT_MISMATCH)
         and payment.status in (PAYMENT_STATUS_OPEN, PAYMENT_STATUS_OUTCOME_UNKNOWN)
     )
 
@@ -312,7 +312,7 @@ def needs_work(payment: Payment) -> bool:
     """Whether the provider has to be told something, not merely asked."""
     if payments.is_unborn(payment) and payment.status != PAYMENT_STATUS_OUTCOME_UNKNOWN:
         return True
-    return is_to_be_expired(payment) or bool(payments.pending_refunds(payment))
+    return is_to_be_expired(payment) or bool(refunds.pending_refunds(payment))
 
 
 def _is_worse(error: ProviderError, than: ProviderError | None) -> bool:

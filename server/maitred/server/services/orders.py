@@ -137,6 +137,7 @@ class OrderService:
             order = response.orders.add()
             order.CopyFrom(each.order)
             order.paid = orders.is_paid(session, order)
+            order.written_off = orders.is_written_off(session, order)
         return response
 
     async def _placed(self, session_id: str, number: int) -> Order | None:

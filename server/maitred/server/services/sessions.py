@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import sessions, updates
-from maitred.server.engine import claims, eventlog, wire
+from maitred.server.engine import aggregates, claims, eventlog, wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -89,11 +89,11 @@ class SessionService:
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:
         """List sessions, newest first."""
+        calls = (aggregates.attention_label(request.attention),) if request.attention else ()
         where = HeadFilter(
             statuses=tuple(request.statuses),
             customer_id=request.customer_id or None,
-            attention=request.attention or None,
-            labels=tuple(sorted(request.labels.items())),
+            labels=(*calls, *sorted(request.labels.items())),
             created_from_ns=_ns(request, "created_from"),
             created_before_ns=_ns(request, "created_before"),
         )

@@ -223,11 +223,14 @@ class StripeProvider:
     async def _snapshot(self, session: Mapping[str, Any]) -> ProviderSnapshot:
         """Translate a session that was read with everything expanded; that holds ten refunds."""
         charge = part(part(session.get("payment_intent")).get("latest_charge"))
-        if part(charge.get("refunds")).get("has_more") is not True:
-            return translation.snapshot(session)
         asked = {"charge": text(charge.get("id"))}
-        refunds = [each async for each in self._all(self._sdk.api.refunds.list_async, asked)]
-        return translation.snapshot(session, refunds)
+        refunds = disputes = None
+        if part(charge.get("refunds")).get("has_more") is True:
+            refunds = [each async for each in self._all(self._sdk.api.refunds.list_async, asked)]
+        if charge.get("disputed") is True:
+            # The charge says so for ever; what became of it, only the dispute does.
+            disputes = [each async for each in self._all(self._sdk.api.disputes.list_async, asked)]
+        return translation.snapshot(session, refunds, disputes)
 
     def _sessions(self, asked: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         return self._all(self._sdk.api.checkout.sessions.list_async, asked)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from maitred.server.domain.snapshots import (
+    DisputeState,
+    ProviderDispute,
     ProviderRefund,
     ProviderSnapshot,
     ProviderStatus,
@@ -24,6 +26,14 @@ _REFUND_STATES = {
     "succeeded": RefundState.SUCCEEDED,
     "failed": RefundState.FAILED,
     "canceled": RefundState.FAILED,
+}
+
+_DISPUTE_STATES = {
+    "won": DisputeState.WON,
+    # An inquiry that went no further, and one that was settled before it became a dispute.
+    "warning_closed": DisputeState.WON,
+    "prevented": DisputeState.WON,
+    "lost": DisputeState.LOST,
 }
 
 
@@ -74,11 +84,14 @@ def status_of(session: Mapping[str, Any]) -> ProviderStatus:
 
 
 def snapshot(
-    session: Mapping[str, Any], refunds: list[Mapping[str, Any]] | None = None
+    session: Mapping[str, Any],
+    refunds: list[Mapping[str, Any]] | None = None,
+    disputes: list[Mapping[str, Any]] | None = None,
 ) -> ProviderSnapshot:
     """Translate a Checkout Session with what is expanded in it.
 
     `refunds`, newest first, stand for those that are expanded, where there are more of them.
+    `disputes`, newest first, are those of a charge that says that it was disputed.
     """
     intent = part(session.get("payment_intent"))
     charge = part(intent.get("latest_charge"))
@@ -98,7 +111,7 @@ def snapshot(
         url=text(session.get("url")),
         expires_at_ns=expires_at * NS if expires_at else None,
         reason="" if status is ProviderStatus.PAID else _reason(intent),
-        disputed=charge.get("disputed") is True,
+        disputes=tuple(dispute(each) for each in reversed(disputes or [])),
         refunds=tuple(refund(each) for each in reversed(given_back)),
         payment_id=our_id(session),
     )
@@ -112,6 +125,15 @@ def refund(given: Mapping[str, Any]) -> ProviderRefund:
         minor_units=number(given.get("amount")),
         refund_id=text(part(given.get("metadata")).get("refund_id")),
         reason=text(given.get("failure_reason")),
+    )
+
+
+def dispute(given: Mapping[str, Any]) -> ProviderDispute:
+    """Translate a dispute; a state that is not known is not the end of it."""
+    return ProviderDispute(
+        dispute_id=text(given.get("id")),
+        state=_DISPUTE_STATES.get(text(given.get("status")), DisputeState.OPEN),
+        minor_units=number(given.get("amount")),
     )
 
 

@@ -190,6 +190,12 @@ class Account:
         self._send("charge.dispute.created", dispute)
         return dispute
 
+    def end_dispute(self, name: str, status: str) -> None:
+        """Let a bank decide a dispute: won, lost or warning_closed."""
+        dispute = self.tables["dp"][name]
+        dispute["status"] = status
+        self._send("charge.dispute.closed", dispute)
+
     def change_amount(self, name: str, amount: int) -> None:
         """Make an open session ask for something else, as a promotion code does."""
         self._open(name)["amount_total"] = amount

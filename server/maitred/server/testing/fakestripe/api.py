@@ -23,6 +23,7 @@ RULES: Mapping[str, dict[str, Rule]] = {
     "sessions.list": forms.SESSIONS,
     "refunds.create": forms.REFUND,
     "refunds.list": forms.REFUNDS,
+    "disputes.list": forms.REFUNDS,
 }
 """The parameters of each endpoint; the others take only `expand`."""
 
@@ -39,6 +40,7 @@ class Api:
             "sessions.list": self._list_sessions,
             "refunds.create": self._create_refund,
             "refunds.list": self._list_refunds,
+            "disputes.list": self._list_disputes,
         }
 
     def check(self, operation: str, form: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,14 +141,19 @@ class Api:
         return public(self.account.add_refund(intent, amount, asked.get("metadata", {})))
 
     def _list_refunds(self, _name: str, asked: dict[str, Any]) -> Object:
-        found = [
+        return _page("/v1/refunds", self._of_charge("re", asked), asked)
+
+    def _list_disputes(self, _name: str, asked: dict[str, Any]) -> Object:
+        return _page("/v1/disputes", self._of_charge("dp", asked), asked)
+
+    def _of_charge(self, table: str, asked: dict[str, Any]) -> list[Object]:
+        return [
             each
-            for each in self.account.all("re")
+            for each in self.account.all(table)
             if _within(each, asked)
             and asked.get("charge") in (None, each["charge"])
             and asked.get("payment_intent") in (None, each["payment_intent"])
         ]
-        return _page("/v1/refunds", found, asked)
 
     def _retrieve(self, name: str, _asked: dict[str, Any]) -> Object:
         return public(self._found(name, ""))

@@ -51,6 +51,7 @@ ENDPOINTS: tuple[tuple[str, str, str], ...] = (
     ("refunds.create", "POST", "/v1/refunds"),
     ("refunds.list", "GET", "/v1/refunds"),
     ("refunds.retrieve", "GET", "/v1/refunds/{name}"),
+    ("disputes.list", "GET", "/v1/disputes"),
     ("disputes.retrieve", "GET", "/v1/disputes/{name}"),
 )
 OPERATIONS = frozenset(operation for operation, _, _ in ENDPOINTS)
