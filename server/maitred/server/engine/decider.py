@@ -17,6 +17,7 @@ from maitred.server.engine.command import Command, Result
 from maitred.server.engine.committer import Decided
 from maitred.server.engine.identity import Identity
 from maitred.server.engine.reader import Reader
+from maitred.server.engine.soundness import require_sound
 from maitred.server.errors import MaitredError
 from maitred.server.stores.base import Append, Commit, Kind, Ref, Store
 from maitred.v1.event_pb2 import Event, RequestRecorded
@@ -150,6 +151,7 @@ class Decider:
         """
         identity.require_same(recorded, who)
         rows = await self._store.events(ref, version - 1, 1)
+        require_sound(rows)
         head = await self._reader.head(ref)
         if head is None or not rows:
             raise self._kinds[ref.kind].absent(ref.id)

@@ -18,6 +18,7 @@ from maitred.server.engine import eventlog
 from maitred.server.engine.aggregates import Aggregate
 from maitred.server.engine.hub import Hub
 from maitred.server.engine.ring import DELETED, RING, Topic
+from maitred.server.engine.soundness import require_sound
 from maitred.server.errors import MaitredError
 from maitred.server.stores.base import Kind, Ref, Store, StoredEvent, StoreError
 
@@ -138,6 +139,7 @@ class Follower:
             if self._hub.topic(ref) is not topic:
                 return
             try:
+                require_sound(rows)
                 self._publish(topic, rows)
             except (StoreError, MaitredError) as error:
                 # Watchers meet the same when they read it themselves, and are told in their call.

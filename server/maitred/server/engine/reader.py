@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from maitred.server.engine import eventlog
 from maitred.server.engine.aggregates import Aggregate
 from maitred.server.engine.cache import Head, HeadCache
@@ -13,7 +15,7 @@ from maitred.server.engine.locks import Locks
 from maitred.server.engine.reads import Reads
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import VersionOutOfRange
-from maitred.server.stores.base import Kind, Loaded, Ref
+from maitred.server.stores.base import CorruptData, Kind, Loaded, Ref
 from maitred.v1.event_pb2 import Event
 
 FOLD_PAGE = 256
@@ -148,11 +150,19 @@ class Reader:
         return head
 
     def head_of(self, ref: Ref, loaded: Loaded) -> Head:
-        """Parse what the store loaded; a tombstone raises."""
+        """Parse what the store loaded; a tombstone raises, and so do bytes that are damaged."""
         kind = self._kinds[ref.kind]
         if loaded.tombstone:
             raise kind.gone(ref.id)
-        state = kind.parse(loaded.body)
+        try:
+            state = kind.parse(loaded.body)
+        except DecodeError as error:
+            raise CorruptData(f"the state of {ref.id!r} is damaged: {error}") from error
+        if ref.kind is Kind.SESSION and (state.session_id, state.version) != (
+            ref.id,
+            loaded.version,
+        ):
+            raise CorruptData(f"the state of {ref.id!r} is not the one of version {loaded.version}")
         return Head(
             loaded.version,
             loaded.time_ns,

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
+from maitred.server.engine.soundness import require_sound
 from maitred.server.stores.base import (
     Claim,
     Head,
@@ -92,10 +93,25 @@ class Reads:
         before: int | None = None,
         newest_first: bool = False,
     ) -> list[StoredEvent]:
-        """Read a page of one log, as `Store.events`."""
-        return await self.released(
-            self._store.events(ref, after, limit, changes, before=before, newest_first=newest_first)
+        """Read a page of one log, as `Store.events`; one row more, so that the chain is checked.
+
+        Raises: CorruptData, where the rows are not what was written.
+        """
+        linked = changes is None and after > 0 and limit > 0 and not newest_first
+        start = after - 1 if linked else after
+        size = limit + 1 if linked else limit
+        rows = await self.released(
+            self._store.events(ref, start, size, changes, before=before, newest_first=newest_first)
         )
+        require_sound(rows)
+        if not linked:
+            return rows
+        wanted = [row for row in rows if row.version > after]
+        if not wanted and rows:
+            # The row before was all that a page could hold.
+            wanted = await self.released(self._store.events(ref, after, limit, before=before))
+            require_sound([*rows, *wanted])
+        return wanted[:limit]
 
     async def versions(self, refs: Iterable[Ref]) -> dict[Ref, int]:
         """Read the versions of those that exist, as `Store.versions`."""
@@ -127,7 +143,9 @@ class Reads:
 
     async def feed(self, after: bytes, limit: int) -> list[StoredEvent]:
         """Read a page of the log of all aggregates, as `Store.feed`."""
-        return await self.released(self._store.feed(after, limit))
+        rows = await self.released(self._store.feed(after, limit))
+        require_sound(rows)
+        return rows
 
     async def feed_end(self) -> bytes:
         """Read where the feed ends, as `Store.feed_end`."""
