@@ -479,6 +479,25 @@ async def test_an_older_server_works_on_a_schema_that_still_suits_it(
             await refused()
 
 
+async def test_a_clock_that_departs_is_noticed_while_serving(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the watchdog asks fails as long as the clocks differ, and no longer."""
+    monkeypatch.setattr("maitred.server.stores.postgres.schema.SKEW_EVERY_S", 0.0)
+    skew_s = 0
+    store = PostgresStore(url, clock_ns=lambda: time.time_ns() + skew_s * _SECOND)
+    await store.open()
+    await store.check()
+    for departed_s in (7200, -7200):
+        skew_s = departed_s
+        with pytest.raises(StoreUnavailable, match="let both follow a time server"):
+            await store.check()
+    skew_s = 0
+
+    await store.check()
+    await store.close()
+
+
 @pytest.mark.parametrize("skew_s", [-5, 5])
 async def test_a_clock_far_from_the_databases_is_refused(url: str, skew_s: int) -> None:
     """Wake times and expiries of servers must mean the same; the bound is the caller's."""
