@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maitred.server.domain import tips
+from maitred.server.domain.caps import Caps
 from maitred.server.domain.money import money, percentage_of
 from maitred.server.errors import (
     CurrencyMismatch,
@@ -20,6 +21,7 @@ from maitred.server.errors import (
 from maitred.v1.payment_pb2 import SetTipRequest
 
 PERCENTAGES = (10, 15, 20)
+CAPS = Caps({"": 0}, idle_seconds=1, resets=0, tab_lines=1, tip_percentage=100)
 
 
 def usd(minor_units: int) -> Any:
@@ -171,9 +173,9 @@ def test_a_fixed_tip_is_bounded_by_the_tab_for_all_but_staff(log: Any) -> None:
     most = SetTipRequest(amount=money(1300, "USD"))
     more = SetTipRequest(amount=money(1301, "USD"))
 
-    assert tips.set_tip(log.session, most, (10,), 100) is not None
+    assert tips.set_tip(log.session, most, (10,), CAPS) is not None
     assert tips.set_tip(log.session, more, (10,), None) is not None
     with pytest.raises(PermissionDenied) as refused:
-        tips.set_tip(log.session, more, (10,), 100)
-    assert refused.value.metadata == {"required_role": "STAFF"}
+        tips.set_tip(log.session, more, (10,), CAPS)
+    assert refused.value.metadata == {"required_role": "STAFF", "maximum": "1300"}
     assert "13.01 USD" in refused.value.message

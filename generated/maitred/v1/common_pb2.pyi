@@ -160,7 +160,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 63
     """No token, or one that nobody issued."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 64
-    """The role or the session of the token does not allow this."""
+    """The role or the session of the token does not allow this. Where it is a matter of how much,
+    maximum says what the role may.
+    """
     ERROR_REASON_REASON_REQUIRED: _ErrorReason.ValueType  # 65
     """Staff must say why."""
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 66
@@ -292,7 +294,9 @@ ERROR_REASON_CARD_NUMBER_REFUSED: ErrorReason.ValueType  # 62
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 63
 """No token, or one that nobody issued."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 64
-"""The role or the session of the token does not allow this."""
+"""The role or the session of the token does not allow this. Where it is a matter of how much,
+maximum says what the role may.
+"""
 ERROR_REASON_REASON_REQUIRED: ErrorReason.ValueType  # 65
 """Staff must say why."""
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 66

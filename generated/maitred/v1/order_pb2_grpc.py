@@ -72,7 +72,8 @@ class OrderServiceServicer(object):
     """
 
     def AddItem(self, request, context):
-        """AddItem adds a line at the menu's price, and charges it to the balance and the tab.
+        """AddItem adds a line at the menu's price, and charges it to the balance and the tab. AGENT may
+        add so many before the tab is paid as the server's settings say, removed ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,7 +17,9 @@ class OrderServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AddItem: _aio.UnaryUnaryMultiCallable[_order_pb2.AddItemRequest, _order_pb2.AddItemResponse]
-    """AddItem adds a line at the menu's price, and charges it to the balance and the tab."""
+    """AddItem adds a line at the menu's price, and charges it to the balance and the tab. AGENT may
+    add so many before the tab is paid as the server's settings say, removed ones included.
+    """
     RemoveItem: _aio.UnaryUnaryMultiCallable[_order_pb2.RemoveItemRequest, _order_pb2.RemoveItemResponse]
     """RemoveItem takes a line, or a part of it, off the open order and gives its price back."""
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.PlaceOrderRequest, _order_pb2.PlaceOrderResponse]
@@ -38,7 +40,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.AddItemRequest,
         context: _aio.ServicerContext[_order_pb2.AddItemRequest, _abc.Awaitable[_order_pb2.AddItemResponse]],
     ) -> _abc.Awaitable[_order_pb2.AddItemResponse]:
-        """AddItem adds a line at the menu's price, and charges it to the balance and the tab."""
+        """AddItem adds a line at the menu's price, and charges it to the balance and the tab. AGENT may
+        add so many before the tab is paid as the server's settings say, removed ones included.
+        """
 
     @_abc_1.abstractmethod
     def RemoveItem(

@@ -96,12 +96,16 @@ class CreateSessionRequest(_message.Message):
     balance_policy: _state_pb2.BalancePolicy.ValueType
     """What settlement does to the balance."""
     idle_seconds: _builtins.int
-    """Seconds without a write after which the session expires; 0 means the server's default."""
+    """Seconds without a write after which the session expires; 0 means the server's default. The
+    settings say how many AGENT may ask for.
+    """
     customer_id: _builtins.str
     """The customer, where known."""
     @_builtins.property
     def opening_balance(self) -> _common_pb2.Money:
-        """Opening balance, which also fixes the currency of the session."""
+        """Opening balance, which also fixes the currency of the session. AGENT may give as much as the
+        server's settings say for the currency.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -99,6 +99,7 @@ class SessionServiceServicer(object):
     def CreateSession(self, request, context):
         """CreateSession opens a session. For an id whose session is open, the same request gives that
         session and another one is refused; for an id whose session has ended, a new visit begins.
+        AGENT may begin so many in an hour as the settings say, and then gets RATE_LIMITED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,7 +135,8 @@ class SessionServiceServicer(object):
 
     def ResetSession(self, request, context):
         """ResetSession restores the defaults and keeps id, labels, customer, order numbers and log. An
-        open tab needs STAFF and a reason; an open payment refuses it.
+        open tab needs STAFF and a reason; an open payment refuses it. As the balance is full again
+        afterwards, AGENT may reset a session so often in one visit as the settings say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

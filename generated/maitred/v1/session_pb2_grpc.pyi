@@ -19,6 +19,7 @@ class SessionServiceStub:
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
     """CreateSession opens a session. For an id whose session is open, the same request gives that
     session and another one is refused; for an id whose session has ended, a new visit begins.
+    AGENT may begin so many in an hour as the settings say, and then gets RATE_LIMITED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
     """GetSession reads a session, now or as it was at a version."""
@@ -30,7 +31,8 @@ class SessionServiceStub:
     """ExtendSession moves the expiry."""
     ResetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ResetSessionRequest, _session_pb2.ResetSessionResponse]
     """ResetSession restores the defaults and keeps id, labels, customer, order numbers and log. An
-    open tab needs STAFF and a reason; an open payment refuses it.
+    open tab needs STAFF and a reason; an open payment refuses it. As the balance is full again
+    afterwards, AGENT may reset a session so often in one visit as the settings say.
     """
     CloseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CloseSessionRequest, _session_pb2.CloseSessionResponse]
     """CloseSession ends a session. An open tab needs STAFF and a reason; an open payment refuses it."""
@@ -56,6 +58,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_session_pb2.CreateSessionResponse]:
         """CreateSession opens a session. For an id whose session is open, the same request gives that
         session and another one is refused; for an id whose session has ended, a new visit begins.
+        AGENT may begin so many in an hour as the settings say, and then gets RATE_LIMITED.
         """
 
     @_abc_1.abstractmethod
@@ -97,7 +100,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_session_pb2.ResetSessionRequest, _abc.Awaitable[_session_pb2.ResetSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.ResetSessionResponse]:
         """ResetSession restores the defaults and keeps id, labels, customer, order numbers and log. An
-        open tab needs STAFF and a reason; an open payment refuses it.
+        open tab needs STAFF and a reason; an open payment refuses it. As the balance is full again
+        afterwards, AGENT may reset a session so often in one visit as the settings say.
         """
 
     @_abc_1.abstractmethod

@@ -448,6 +448,7 @@ class Session(_message.Message):
     CLOSE_REASON_FIELD_NUMBER: _builtins.int
     ATTENTION_ITEMS_FIELD_NUMBER: _builtins.int
     WRITTEN_OFF_LINES_FIELD_NUMBER: _builtins.int
+    AGENT_RESETS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the caller or a UUIDv7."""
     version: _builtins.int
@@ -476,6 +477,8 @@ class Session(_message.Message):
     """The highest number that a payment of the session has; numbers go on after a reset."""
     close_reason: _builtins.str
     """Why the session was closed or its tab written off."""
+    agent_resets: _builtins.int
+    """How often AGENT has reset it since the visit began; the server's settings say how often it may."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the session was created."""
@@ -557,10 +560,11 @@ class Session(_message.Message):
         close_reason: _builtins.str = ...,
         attention_items: _abc.Iterable[Global___AttentionItem] | None = ...,
         written_off_lines: _abc.Iterable[Global___LineRange] | None = ...,
+        agent_resets: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "conversation", b"conversation", "created_at", b"created_at", "expires_at", b"expires_at", "latest_payment", b"latest_payment", "ledger", b"ledger", "order", b"order", "payment", b"payment", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "attention_items", b"attention_items", "attributes", b"attributes", "balance_policy", b"balance_policy", "close_reason", b"close_reason", "conversation", b"conversation", "created_at", b"created_at", "customer_id", b"customer_id", "expires_at", b"expires_at", "idle_seconds", b"idle_seconds", "labels", b"labels", "last_line_number", b"last_line_number", "last_order_number", b"last_order_number", "last_payment_number", b"last_payment_number", "latest_payment", b"latest_payment", "ledger", b"ledger", "menu_id", b"menu_id", "order", b"order", "paid_through_line", b"paid_through_line", "payment", b"payment", "reset_count", b"reset_count", "session_id", b"session_id", "status", b"status", "updated_at", b"updated_at", "version", b"version", "written_off_lines", b"written_off_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_resets", b"agent_resets", "attention", b"attention", "attention_items", b"attention_items", "attributes", b"attributes", "balance_policy", b"balance_policy", "close_reason", b"close_reason", "conversation", b"conversation", "created_at", b"created_at", "customer_id", b"customer_id", "expires_at", b"expires_at", "idle_seconds", b"idle_seconds", "labels", b"labels", "last_line_number", b"last_line_number", "last_order_number", b"last_order_number", "last_payment_number", b"last_payment_number", "latest_payment", b"latest_payment", "ledger", b"ledger", "menu_id", b"menu_id", "order", b"order", "paid_through_line", b"paid_through_line", "payment", b"payment", "reset_count", b"reset_count", "session_id", b"session_id", "status", b"status", "updated_at", b"updated_at", "version", b"version", "written_off_lines", b"written_off_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

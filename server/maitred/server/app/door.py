@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -20,6 +19,7 @@ import grpc
 
 from maitred.server.app import errors as wire
 from maitred.server.app.auth import Authenticator
+from maitred.server.engine.buckets import Buckets
 from maitred.server.engine.call import Actor
 from maitred.server.errors import DeadlineExceeded, MaitredError, MalformedRequest, RateLimited
 from maitred.server.telemetry import metrics
@@ -53,9 +53,8 @@ class Quotas:
     def __init__(self, calls_per_s: float, streams: int) -> None:
         """Take the limits; 0 is none."""
         self._rate = calls_per_s
-        self._burst = max(1.0, calls_per_s * BURST_S)
+        self._buckets = Buckets(calls_per_s, calls_per_s * BURST_S)
         self._streams = streams
-        self._buckets: dict[str, list[float]] = {}
         self._open: Counter[str] = Counter()
 
     def take(self, name: str) -> None:
@@ -65,20 +64,11 @@ class Quotas:
         """
         if not self._rate:
             return
-        now = time.monotonic()
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            # Names come from the token file: there are as many as lines in it.
-            bucket = self._buckets[name] = [self._burst, now]
-        left = min(self._burst, bucket[0] + (now - bucket[1]) * self._rate)
-        bucket[1] = now
-        if left < 1.0:
-            bucket[0] = left
+        wait_s = self._buckets.take(name)
+        if wait_s:
             raise RateLimited(
-                f"{name} makes more than {self._rate:g} calls a second",
-                retry_after_s=(1.0 - left) / self._rate,
+                f"{name} makes more than {self._rate:g} calls a second", retry_after_s=wait_s
             )
-        bucket[0] = left - 1.0
 
     def open_stream(self, name: str) -> str:
         """Count a stream; answers what to close it by.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -180,6 +181,27 @@ class Settings:
         "sessions",
         "refuse changes without a request_id, whose retries would act again",
     )
+    max_opening_balances: tuple[str, ...] = setting(
+        ("1000000",),
+        "sessions",
+        "largest opening balance that AGENT may give, in minor units; for single currencies:"
+        " 1000000,IDR:5000000000",
+    )
+    max_idle_seconds: int = setting(
+        30 * 24 * 3600, "sessions", "largest idle_seconds that AGENT may ask for", least=1
+    )
+    max_resets: int = setting(
+        5, "sessions", "how often AGENT may reset a session in one visit", least=0
+    )
+    max_sessions_per_hour: int = setting(
+        10_000,
+        "sessions",
+        "sessions that each AGENT may begin in an hour on this server; 0: no bound",
+        least=0,
+    )
+    max_tab_lines: int = setting(
+        2000, "sessions", "lines that AGENT may add to one tab before it is paid", least=1
+    )
     max_order_lines: int = setting(1000, "sessions", "most lines that one order may hold", least=1)
     lock_timeout_s: float = setting(
         10.0, "sessions", "longest that a command waits for its session, in seconds", least=0.001
@@ -315,7 +337,27 @@ class Settings:
             raise SettingsError("tls_client_ca needs tls_cert and tls_key")
         if not self.listen and not self.unix_socket:
             raise SettingsError("nothing to listen on: set listen or unix_socket")
+        opening_balances(self.max_opening_balances)
         check_payments(self)
+
+
+def opening_balances(given: tuple[str, ...]) -> dict[str, int]:
+    """Read `max_opening_balances`: by currency, and under "" for every other one.
+
+    Raises: SettingsError.
+    """
+    read: dict[str, int] = {}
+    for part in given:
+        currency, _, number = part.rpartition(":")
+        known = not currency or re.fullmatch("[A-Z]{3}", currency)
+        if not known or not re.fullmatch("[0-9]{1,18}", number) or currency in read:
+            raise SettingsError(
+                f"max_opening_balances: {part!r} is neither a number nor CURRENCY:NUMBER, once each"
+            )
+        read[currency] = int(number)
+    # Who names currencies and no number lets agents give none in any other.
+    read.setdefault("", 0)
+    return read
 
 
 LIVE_KEYS: Final = ("sk_live_", "rk_live_")

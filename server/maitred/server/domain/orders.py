@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maitred.server.domain import text
+from maitred.server.domain import caps, text
 from maitred.server.domain.menus import Catalog
 from maitred.server.domain.money import money, write_money
 from maitred.server.domain.tab import Tab
@@ -50,6 +50,7 @@ def add_item(
     *,
     staff: bool,
     max_lines: int,
+    most: caps.Caps | None = None,
 ) -> Event:
     """Add a line and charge it. The price is the menu's, unless staff names an open one.
 
@@ -64,6 +65,7 @@ def add_item(
         raise OrderFull(
             f"an order holds at most {max_lines} lines", metadata={"max_lines": str(max_lines)}
         )
+    caps.require_line(most, session)
     tab = Tab(session)
     # Written in place: a message that is put into another one is copied.
     event = Event()
@@ -87,8 +89,10 @@ def add_item(
     return event
 
 
-def remove_item(session: Session, request: RemoveItemRequest) -> Event:
+def remove_item(session: Session, request: RemoveItemRequest, max_tip: int | None = None) -> Event:
     """Take a line of the open order off, or a part of it, and give its price back.
+
+    `max_tip` is the cap of fixed tips, in percent of the tab; here and below.
 
     Raises: LineNotFound, OrderLinePaid, OrderLineWrittenOff, InvalidQuantity.
     """
@@ -99,7 +103,7 @@ def remove_item(session: Session, request: RemoveItemRequest) -> Event:
     price = line.unit_price.minor_units * quantity
     tab = Tab(session)
     _require_unpaid(session, line)
-    tab.reverse(price)
+    caps.reverse(tab, price, max_tip)
     change = LineRemoved(
         line_number=line.line_number,
         quantity=quantity,
@@ -127,14 +131,14 @@ def place(session: Session, now_ns: int) -> Event:
     return Event(order_placed=OrderPlaced(order=placed))
 
 
-def clear(session: Session) -> Event | None:
+def clear(session: Session, max_tip: int | None = None) -> Event | None:
     """Take every unpaid line off the open order and give their prices back; None without any."""
     kept = [line for line in session.order.lines if _is_closed(session, line)]
     if len(kept) == len(session.order.lines):
         return None
     tab = Tab(session)
     price = _total(session.order.lines) - _total(kept)
-    tab.reverse(price)
+    caps.reverse(tab, price, max_tip)
     change = OrderCleared(
         order_number=session.order.number,
         kept=kept,
@@ -144,7 +148,9 @@ def clear(session: Session) -> Event | None:
     return Event(order_cleared=change)
 
 
-def void_line(session: Session, request: VoidLineRequest, order: Order | None) -> Event | None:
+def void_line(
+    session: Session, request: VoidLineRequest, order: Order | None, max_tip: int | None = None
+) -> Event | None:
     """Take a line off a placed order, or a part of it; None where all of it is voided already.
 
     Raises: OrderNotFound, ReasonRequired, LineNotFound, OrderLinePaid, OrderLineWrittenOff,
@@ -167,7 +173,7 @@ def void_line(session: Session, request: VoidLineRequest, order: Order | None) -
     price = line.unit_price.minor_units * quantity
     tab = Tab(session)
     _require_unpaid(session, line)
-    tab.reverse(price)
+    caps.reverse(tab, price, max_tip)
     change = LineVoided(
         order=_voided(order, line.line_number, quantity),
         line_number=line.line_number,

@@ -128,6 +128,7 @@ def _next_visit(session: Session, opened: Session) -> Session:
         require_currency(opened.payment.balance, tab.currency, "opening_balance")
     after = _anew(session, tab, opened.ledger.opening, opened.payment.balance.currency)
     after.ClearField("close_reason")
+    after.ClearField("agent_resets")
     after.status = SESSION_STATUS_ACTIVE
     after.idle_seconds = opened.idle_seconds
     after.customer_id = opened.customer_id or session.customer_id
@@ -156,6 +157,7 @@ def reset(session: Session, reason: str, *, staff: bool) -> ev.Event:
     tab = Tab(session)
     written_off = tab.write_off()
     after = _anew(session, tab, session.ledger.opening, tab.currency)
+    after.agent_resets += not staff
     change = ev.SessionReset(session=after, reason=reason)
     if written_off:
         change.written_off.CopyFrom(money(written_off, tab.currency))

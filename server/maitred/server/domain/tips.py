@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from maitred.server.domain.money import format_money
+from maitred.server.domain import caps
 from maitred.server.domain.tab import Tab
 from maitred.server.errors import (
     InvalidField,
     InvalidTipPercentage,
-    PermissionDenied,
     TabEmpty,
     Violation,
 )
@@ -22,13 +21,13 @@ def set_tip(
     session: Session,
     request: SetTipRequest,
     percentages: Collection[int],
-    max_percentage: int | None = None,
+    most: caps.Caps | None = None,
 ) -> Event | None:
     """Set or clear the tip; None where it is so already.
 
     With `toggle`, the percentage that is set already takes the tip away, as a button does.
 
-    A fixed amount may be so many percent of the tab at most; None is for staff, who may exceed it.
+    A fixed amount is held to `most`, the caps of an agent.
 
     Raises: InvalidTipPercentage, TabEmpty, CurrencyMismatch, InvalidField, PermissionDenied.
     """
@@ -52,12 +51,7 @@ def set_tip(
                     ],
                 )
             _require_tab(tab)
-            if max_percentage is not None and amount * 100 > tab.tab * max_percentage:
-                raise PermissionDenied(
-                    f"a tip of {format_money(amount, tab.currency)} is more than {max_percentage}"
-                    f" percent of {format_money(tab.tab, tab.currency)}; that needs role STAFF",
-                    metadata={"required_role": "STAFF"},
-                )
+            caps.require_tip(most, tab, amount)
             tab.set_tip(amount, None)
         case _:
             tab.set_tip(0, None)

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from maitred.server.config import Settings
+from maitred.server.config.settings import opening_balances
+from maitred.server.domain.caps import Caps
 from maitred.server.engine import audit, identity
 from maitred.server.engine.aggregates import Aggregate, aggregates
 from maitred.server.engine.cache import HeadCache
-from maitred.server.engine.call import Call, late
+from maitred.server.engine.call import Actor, Call, late
 from maitred.server.engine.claims import ClaimKeys
 from maitred.server.engine.clock import Clock, Ids, RandomIds, SystemClock
 from maitred.server.engine.command import ClaimRefused, Command, Result
@@ -41,6 +43,7 @@ from maitred.server.errors import (
 )
 from maitred.server.stores import base
 from maitred.server.stores.base import Kind, Ref, Replayed, Store
+from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.event_pb2 import Event
 
 MAX_ATTEMPTS = 8
@@ -69,6 +72,7 @@ class Engine:
         self.hub = Hub(settings.heartbeat_s)
         self.reads = Reads(store)
         self.committer = Committer(store, self.cache, self.locks, self.hub, self.reads.barrier)
+        self._caps = _caps(settings)
         self.claims = ClaimKeys(self.clock, settings.inbound_seconds)
         self.info: base.StoreInfo | None = None
         self._kinds: dict[Kind, Aggregate] = aggregates(settings.retention_seconds)
@@ -105,6 +109,10 @@ class Engine:
         await self.watchdog.stop()
         await self.committer.drain()
         await self.store.close()
+
+    def caps_of(self, actor: Actor) -> Caps | None:
+        """What an actor may do at most; None for STAFF, who is above the caps."""
+        return None if actor.is_at_least(ROLE_STAFF) else self._caps
 
     def fingerprint(self, rpc: str, request: Message) -> bytes:
         """Digest a request without its id and preconditions: a retry has the same."""
@@ -259,3 +267,17 @@ class Engine:
         except DeadlineExceeded:
             self.locks.release(ref)
             raise
+
+
+def _caps(settings: Settings) -> Caps:
+    balances = opening_balances(settings.max_opening_balances)
+    # What the server gives to whoever names nothing may be named, too.
+    of_default = balances.get(settings.currency, balances[""])
+    balances[settings.currency] = max(of_default, settings.opening_balance_minor)
+    return Caps(
+        opening_balances=balances,
+        idle_seconds=max(settings.max_idle_seconds, settings.idle_seconds),
+        resets=settings.max_resets,
+        tab_lines=settings.max_tab_lines,
+        tip_percentage=settings.max_tip_percentage,
+    )

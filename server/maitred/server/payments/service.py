@@ -17,7 +17,6 @@ from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.payments.records import Records
 from maitred.server.stores.base import Row, RowFilter, Table
 from maitred.v1 import payment_pb2 as pb
-from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.state_pb2 import Session
 
 END_BEFORE_DEADLINE_S = 0.2
@@ -57,11 +56,11 @@ class PaymentService:
 
     async def SetTip(self, request: pb.SetTipRequest, call: Call) -> bytes:
         """Set or clear the tip."""
-        settings = self._engine.settings
-        most = None if call.actor.is_at_least(ROLE_STAFF) else settings.max_tip_percentage
+        percentages = self._engine.settings.tip_percentages
+        most = self._engine.caps_of(call.actor)
         command = Command(
             session_ref(request.session_id),
-            lambda session, _now: tips.set_tip(session, request, settings.tip_percentages, most),
+            lambda session, _now: tips.set_tip(session, request, percentages, most),
             request,
         )
         result = await self._engine.execute(command, call)

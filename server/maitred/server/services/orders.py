@@ -17,7 +17,6 @@ from maitred.server.engine.refs import session_ref
 from maitred.server.services.catalogs import Catalogs
 from maitred.server.stores.base import RowFilter, Table
 from maitred.v1 import order_pb2 as pb
-from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Order, Session
 
@@ -38,10 +37,12 @@ class OrderService:
     def __init__(self, engine: Engine, catalogs: Catalogs) -> None:
         self._engine = engine
         self._catalogs = catalogs
+        self._max_tip = engine.settings.max_tip_percentage
 
     async def AddItem(self, request: pb.AddItemRequest, call: Call) -> bytes:
         """Add a line at the menu's price, or at the open price that staff names."""
         catalog: Catalog | None = None
+        most = self._engine.caps_of(call.actor)
 
         async def prepare(session: Session) -> None:
             nonlocal catalog
@@ -53,8 +54,9 @@ class OrderService:
                 session,
                 request,
                 catalog,
-                staff=call.actor.is_at_least(ROLE_STAFF),
+                staff=most is None,
                 max_lines=self._engine.settings.max_order_lines,
+                most=most,
             )
 
         command = Command(session_ref(request.session_id), decide, request, prepare)
@@ -65,7 +67,7 @@ class OrderService:
         """Take a line, or a part of it, off the open order."""
         command = Command(
             session_ref(request.session_id),
-            lambda session, _now: orders.remove_item(session, request),
+            lambda session, _now: orders.remove_item(session, request, self._max_tip),
             request,
         )
         result = await self._engine.execute(command, call)
@@ -83,7 +85,7 @@ class OrderService:
         """Empty the open order."""
         command = Command(
             session_ref(request.session_id),
-            lambda session, _now: orders.clear(session),
+            lambda session, _now: orders.clear(session, self._max_tip),
             request,
         )
         return (await self._engine.execute(command, call)).reply()
@@ -98,7 +100,7 @@ class OrderService:
 
         command = Command(
             session_ref(request.session_id),
-            lambda session, _now: orders.void_line(session, request, order),
+            lambda session, _now: orders.void_line(session, request, order, self._max_tip),
             request,
             prepare,
         )

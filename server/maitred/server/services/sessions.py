@@ -8,14 +8,15 @@ from functools import partial
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.server.domain import sessions, updates
+from maitred.server.domain import caps, sessions, updates
 from maitred.server.engine import aggregates, claims, eventlog, wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
 from maitred.server.engine.refs import session_ref
-from maitred.server.errors import InvalidField, RequestIdReused, Violation
+from maitred.server.errors import InvalidField, MaitredError, RequestIdReused, Violation
+from maitred.server.services.allowance import Allowance
 from maitred.server.stores.base import Claim, Head, HeadFilter, Kind, Ref, StoredEvent
 from maitred.v1 import session_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
@@ -33,6 +34,7 @@ class SessionService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         settings = engine.settings
+        self._allowance = Allowance(settings.max_sessions_per_hour)
         self._defaults = sessions.Defaults(
             menu_id=settings.default_menu_id,
             opening_balance_minor=settings.opening_balance_minor,
@@ -44,6 +46,7 @@ class SessionService:
         """Open a session, join the one that the same request opened, or begin a new visit."""
         session_id = request.session_id or self._engine.ids.new_id()
         ref = session_ref(session_id)
+        most, visit = self._engine.caps_of(call.actor), self._allowance.visit(call.actor)
         begun: StoredEvent | None = None
         fingerprint = self._engine.fingerprint(call.method, request)
 
@@ -54,6 +57,9 @@ class SessionService:
 
         def decide(state: Session | None, _now: int) -> Event | None:
             same = begun is not None and begun.fingerprint == fingerprint
+            if state is None or not sessions.is_active(state):
+                caps.require_opening(most, request)
+                visit.take()
             return sessions.create(state, request, session_id, self._defaults, same=same)
 
         command = Command(
@@ -68,8 +74,14 @@ class SessionService:
         )
         try:
             result = await self._engine.execute(command, call)
+            began = not result.replayed
         except ClaimRefused as claimed:
-            result = await self._created_before(claimed.owner, fingerprint)
+            result, began = await self._created_before(claimed.owner, fingerprint), False
+        except MaitredError:
+            visit.give_back()
+            raise
+        if not began:
+            visit.give_back()
         event = result.parsed_event()
         if event is None:
             assert begun is not None
@@ -123,19 +135,20 @@ class SessionService:
         """Move the expiry."""
         command = Command(
             session_ref(request.session_id),
-            lambda session, _now: sessions.extend(session, request),
+            partial(_extend, request, self._engine.caps_of(call.actor)),
             request,
         )
         return (await self._engine.execute(command, call)).reply()
 
     async def ResetSession(self, request: pb.ResetSessionRequest, call: Call) -> bytes:
         """Restore the defaults."""
-        staff = call.actor.is_at_least(ROLE_STAFF)
-        command = Command(
-            session_ref(request.session_id),
-            lambda session, _now: sessions.reset(session, request.reason, staff=staff),
-            request,
-        )
+        most = self._engine.caps_of(call.actor)
+
+        def decide(session: Session, _now: int) -> Event:
+            caps.require_reset(most, session)
+            return sessions.reset(session, request.reason, staff=most is None)
+
+        command = Command(session_ref(request.session_id), decide, request)
         return (await self._engine.execute(command, call)).reply()
 
     async def CloseSession(self, request: pb.CloseSessionRequest, call: Call) -> bytes:
@@ -207,6 +220,13 @@ class SessionService:
         # Escaped, so that no caller's name can make its ids another caller's.
         text = "/".join(name.replace("%", "%25").replace("/", "%2F") for name in names)
         return (Claim(claims.CREATION, self._engine.claims.key(claims.CREATION, text), session_id),)
+
+
+def _extend(
+    request: pb.ExtendSessionRequest, most: caps.Caps | None, session: Session, _now: int
+) -> Event:
+    caps.require_idle(most, request.idle_seconds)
+    return sessions.extend(session, request)
 
 
 def _ns(request: pb.ListSessionsRequest, field: str) -> int | None:
