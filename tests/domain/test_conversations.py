@@ -55,7 +55,7 @@ def test_the_first_turn_leads_to_order_taking_whatever_happened_in_it(log: Any) 
 
 
 def test_the_trace_of_the_phases(log: Any) -> None:
-    """C-M16: order at turn 3, four turns of small talk, then the prompt, then small talk anew."""
+    """Order at turn 3, four turns of small talk, then the prompt, then small talk anew."""
     trace = []
     for number in range(1, 9):
         if number == 3:
@@ -77,7 +77,7 @@ def test_the_trace_of_the_phases(log: Any) -> None:
 
 
 def test_the_prompt_comes_again_after_four_more_turns(log: Any) -> None:
-    """C-M16: the count starts anew after the prompt, instead of flipping every turn."""
+    """The count starts anew after the prompt, instead of flipping every turn."""
     turn(log)
     order(log)
     phases = [turn(log).phase for _ in range(11)]
@@ -95,7 +95,7 @@ def test_adding_and_placing_never_change_the_phase(log: Any) -> None:
 
 
 def test_an_order_counts_for_one_turn(log: Any) -> None:
-    """C-M16: the flag is consumed by the turn, not sticky."""
+    """The flag is consumed by the turn, not sticky."""
     turn(log)
     order(log)
     turn(log)
@@ -104,7 +104,7 @@ def test_an_order_counts_for_one_turn(log: Any) -> None:
 
 
 def test_a_turn_touches_no_money(log: Any) -> None:
-    """C-M2, C-M15: a turn, the first one too, leaves balance, tab and order as they are."""
+    """A turn, the first one too, leaves balance, tab and order as they are."""
     log.add("Martini")
     before = (log.session.payment, log.session.order, log.session.ledger)
     turn(log)

@@ -253,7 +253,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 def test_money_is_conserved(new_log: Callable[..., Any]) -> None:
-    """C-M12, C-M13: balance, tab, tip and credit are explained after any sequence of commands."""
+    """Balance, tab, tip and credit are explained after any sequence of commands."""
 
     class Bound(Sessions):
         pass

@@ -123,7 +123,7 @@ def _control(menu: Menu) -> None:
     ],
 )
 def test_a_bad_menu_is_refused(menu: Menu, spoil: Callable[[Menu], None], field: str) -> None:
-    """C-M12: prices are never negative, ids never another's name; the violation names the field."""
+    """Prices are never negative, ids never another's name; the violation names the field."""
     bad = Menu()
     bad.CopyFrom(menu)
     spoil(bad)

@@ -67,7 +67,7 @@ def test_items_are_found_by_id_or_name_in_any_case(log: Any, name: str) -> None:
 
 @pytest.mark.parametrize("quantity", [0, -1, -100, 101])
 def test_quantities_out_of_bounds_are_refused(log: Any, quantity: int) -> None:
-    """C-M12: a negative quantity never raises the balance."""
+    """A negative quantity never raises the balance."""
     refused(log, InvalidQuantity, item="Martini", quantity=quantity)
 
 
@@ -77,7 +77,7 @@ def test_no_quantity_means_one(log: Any) -> None:
 
 
 def test_a_model_cannot_set_a_price(log: Any) -> None:
-    """C-M12: an open price is for staff."""
+    """An open price is for staff."""
     request = AddItemRequest(item="Martini", open_price=usd(1))
 
     with pytest.raises(PermissionDenied) as error:
@@ -107,7 +107,7 @@ def test_staff_adds_an_open_price_line(log: Any) -> None:
     ],
 )
 def test_bad_items_are_refused(log: Any, error: type[MaitredError], request_: Any) -> None:
-    """C-M12, C-M18: a refusal changes nothing."""
+    """A refusal changes nothing."""
     refused(log, error, **request_)
 
 
@@ -137,7 +137,7 @@ def test_the_lines_of_an_order_are_bounded(log: Any) -> None:
 
 
 def test_exactly_enough_is_enough(new_log: Any) -> None:
-    """C-M1: 0.30 buys three items of 0.10, and not a fourth."""
+    """A budget of 0.30 buys three items of 0.10, and not a fourth."""
     log = new_log(opening_balance=usd(30))
     for _ in range(3):
         log.add("Dime Candy")
@@ -148,7 +148,7 @@ def test_exactly_enough_is_enough(new_log: Any) -> None:
 
 
 def test_a_thousand_pennies_make_ten_dollars(log: Any) -> None:
-    """C-M1: money is exact."""
+    """Money is exact."""
     for _ in range(1000):
         log.add("Penny Candy")
 
@@ -216,7 +216,7 @@ def test_every_order_has_a_number_and_keeps_its_lines(log: Any) -> None:
 
 
 def test_clearing_gives_back(log: Any) -> None:
-    """C-M13: clearing an order refunds it; again, it is no event."""
+    """Clearing an order refunds it; again, it is no event."""
     log.add("Martini", 2)
     log.add("Water")
     event = log.clear().order_cleared
@@ -310,7 +310,7 @@ def test_an_order_is_paid_when_nothing_of_it_is_left_to_pay(log: Any) -> None:
 
 
 def test_what_is_added_after_the_link_stays_on_the_tab(log: Any) -> None:
-    """C-M11: settling takes only what the payment was for, and the guest pays again."""
+    """Settling takes only what the payment was for, and the guest pays again."""
     log.add("Martini")
     log.open_payment()
     added = log.add("Water").line_added

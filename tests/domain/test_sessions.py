@@ -127,7 +127,7 @@ def test_a_session_is_created_as_asked(new_log: Any) -> None:
     ],
 )
 def test_bad_sessions_are_refused(error: type[MaitredError], fields: Any) -> None:
-    """C-M12: no negative money, no unknown currency, no card number."""
+    """No negative money, no unknown currency, no card number."""
     defaults = sessions.Defaults("bar", 100_000, "USD", 3600)
 
     with pytest.raises(error):
@@ -143,7 +143,7 @@ def test_an_id_is_taken_once(log: Any) -> None:
 
 
 def test_ids_of_every_shape_order_and_pay(log: Any) -> None:
-    """C-M9: a session whose id holds dashes and underscores leaves pending like any other."""
+    """A session whose id holds dashes and underscores leaves pending like any other."""
     assert {"-", "_"} <= set(log.session.session_id)
     log.add("Martini")
     log.pay()
@@ -152,7 +152,7 @@ def test_ids_of_every_shape_order_and_pay(log: Any) -> None:
 
 
 def test_a_second_bill_can_be_paid(log: Any) -> None:
-    """C-M11: a settled payment is not the end of the session."""
+    """A settled payment is not the end of the session."""
     for _ in range(3):
         log.add("Martini")
         log.pay()
@@ -304,7 +304,7 @@ def test_extending_moves_the_expiry(log: Any) -> None:
 
 
 def test_a_reset_restores_the_defaults(new_log: Any) -> None:
-    """C-M5: one event; id, labels, customer and running numbers stay, the rest is as at first."""
+    """One event; id, labels, customer and running numbers stay, the rest is as at first."""
     log = new_log(
         opening_balance=usd(5000), labels={"table": "7"}, customer_id="c-1", idle_seconds=60
     )
@@ -438,7 +438,7 @@ def test_a_deleted_session_is_a_tombstone(log: Any) -> None:
 
 
 def test_an_idle_session_expires(log: Any) -> None:
-    """C-M6: not a moment before its time, and for good."""
+    """Not a moment before its time, and for good."""
     assert wake_ns(log) == log.now_ns + 3600 * SECOND
     log.advance(3600)
     log.now_ns -= 1

@@ -183,7 +183,7 @@ def test_exact_numbers_are_kept(value: float) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_are_finite(value: float) -> None:
-    """C-M12: nothing that is no number gets into a session."""
+    """Nothing that is no number gets into a session."""
     data = Struct()
     data.update({"n": value})
 

@@ -35,7 +35,7 @@ def decide(log: Any, **tip: Any) -> Any:
 
 
 def test_a_percentage_sets_the_amount(log: Any) -> None:
-    """C-M19: percentage and amount are set together, and the version grows."""
+    """Percentage and amount are set together, and the version grows."""
     log.add("Martini")
     before = log.session.payment.version
     log.tip(percentage=15)
@@ -46,7 +46,7 @@ def test_a_percentage_sets_the_amount(log: Any) -> None:
 
 
 def test_a_percentage_follows_the_tab(log: Any) -> None:
-    """C-M13: the tip never goes stale."""
+    """The tip never goes stale."""
     log.add("Martini")
     log.tip(percentage=10)
     log.add("Martini")
@@ -67,7 +67,7 @@ def test_a_fixed_amount_does_not_follow_the_tab(log: Any) -> None:
 
 
 def test_a_tip_is_never_taken_from_the_balance(log: Any) -> None:
-    """C-M13: the tip is paid, not ordered."""
+    """The tip is paid, not ordered."""
     log.add("Martini")
     log.tip(percentage=20)
 

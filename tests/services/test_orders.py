@@ -98,7 +98,7 @@ async def test_a_retry_adds_one_line(guest: Guest) -> None:
 
 
 async def test_concurrent_lines_are_all_charged(guest: Guest) -> None:
-    """C-M2: no charge is lost."""
+    """No charge is lost."""
     await asyncio.gather(*(guest.add("water") for _ in range(30)))
     reply = await guest.add("water")
 
