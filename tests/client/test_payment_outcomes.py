@@ -59,7 +59,7 @@ async def test_a_second_round_does_not_end_with_the_payment_of_the_first(
     await cash(guest)
     await guest.add_item("IPA")
     async with outcomes(guest) as seen:
-        await guest.add_item("IPA")
+        await guest.create_payment()
         assert not seen.done()
         await cash(guest)
         said = await seen
@@ -106,3 +106,20 @@ async def test_a_superseded_link_is_followed_by_the_next(client: AsyncClient) ->
     assert told[-1] == SUPERSEDED
     assert SUPERSEDED in said
     assert said[-1] == DEAD
+
+
+async def test_cash_for_an_open_link_is_told_as_paid_and_never_as_dead(
+    client: AsyncClient,
+) -> None:
+    """The link is withdrawn first, but whoever waits for the tab is not told that it is over."""
+    guest = await client.create_session()
+    await guest.add_item("IPA")
+    link = await guest.create_payment()
+    async with outcomes(guest) as tab, outcomes(guest, link.payment_id) as one:
+        await cash(guest)
+        said, told = await tab, await one
+
+    assert DEAD not in said
+    assert (said[0], said[-1]) == (PENDING, PAID)
+    assert DEAD not in told
+    assert told[-1] == SUPERSEDED

@@ -74,7 +74,9 @@ class _PaymentOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Paymen
     PAYMENT_OUTCOME_DEAD: _PaymentOutcome.ValueType  # 3
     """It failed, expired or was canceled: no money came."""
     PAYMENT_OUTCOME_SUPERSEDED: _PaymentOutcome.ValueType  # 4
-    """What is owed changed: the link is or will be dead, and another payment takes its place."""
+    """What is owed changed: the link is or will be dead, and another payment takes its place. Or staff
+    takes the money by hand in its place.
+    """
 
 class PaymentOutcome(_PaymentOutcome, metaclass=_PaymentOutcomeEnumTypeWrapper):
     """PaymentOutcome is what became of a payment: all that a UI must tell apart."""
@@ -88,7 +90,9 @@ PAYMENT_OUTCOME_PAID: PaymentOutcome.ValueType  # 2
 PAYMENT_OUTCOME_DEAD: PaymentOutcome.ValueType  # 3
 """It failed, expired or was canceled: no money came."""
 PAYMENT_OUTCOME_SUPERSEDED: PaymentOutcome.ValueType  # 4
-"""What is owed changed: the link is or will be dead, and another payment takes its place."""
+"""What is owed changed: the link is or will be dead, and another payment takes its place. Or staff
+takes the money by hand in its place.
+"""
 Global___PaymentOutcome: _TypeAlias = PaymentOutcome  # noqa: Y015
 
 @_typing.final
@@ -1226,8 +1230,8 @@ class WatchPaymentRequest(_message.Message):
     """Resume after the message that carried this token."""
     end_when_settled: _builtins.bool
     """End the stream with the message that shows the payment settled. Without payment_id that is the one
-    that is open or will be, and a link that is superseded is followed by the next; a tab that is paid
-    already ends the stream at once.
+    that is open or will be, and a link that is superseded is followed by what takes its place; a tab
+    that is paid already ends the stream at once.
     """
     def __init__(
         self,

@@ -1146,7 +1146,7 @@ class Payment(_message.Message):
     is_simulated: _builtins.bool
     """No real money moves."""
     superseded: _builtins.bool
-    """The tab or the tip changed since; the link is being withdrawn."""
+    """The tab or the tip changed since, or staff takes the money by hand: the link is being withdrawn."""
     disputed: _builtins.bool
     """The payer disputes it, and the bank has not decided yet."""
     attention: Global___Attention.ValueType

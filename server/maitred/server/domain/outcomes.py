@@ -71,7 +71,7 @@ def outcome_of(payment: Payment) -> PaymentOutcome.ValueType:
     """Tell what became of one payment."""
     if payment.status == PAYMENT_STATUS_SUCCEEDED:
         return PAYMENT_OUTCOME_PAID
-    if payment.superseded:
+    if payment.superseded and payment.status != PAYMENT_STATUS_PROCESSING:
         return PAYMENT_OUTCOME_SUPERSEDED
     return PAYMENT_OUTCOME_PENDING if payment.status in UNSETTLED else PAYMENT_OUTCOME_DEAD
 

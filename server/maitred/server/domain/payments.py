@@ -137,12 +137,19 @@ def flag_unknown(session: Session, payment: Payment, now_ns: int) -> Event | Non
     return changed(session, Tab(session), payment, after, "sweep")
 
 
-def request_cancel(session: Session, payment: Payment, reason: str) -> Event | None:
-    """Record that a payment is to be withdrawn; None where it is settled or was asked before."""
-    if not is_unsettled(payment) or payment.cancel_requested:
+def request_cancel(
+    session: Session, payment: Payment, reason: str, *, by_hand: bool = False
+) -> Event | None:
+    """Record that a payment is to be withdrawn; None where it is settled or was asked before.
+
+    `by_hand` says that staff takes the money instead. Whoever waits for the tab to be paid must not
+    take the end of the link for the end of the matter.
+    """
+    if not is_unsettled(payment) or (payment.cancel_requested and payment.superseded >= by_hand):
         return None
     after = copy(payment)
     after.cancel_requested = True
+    after.superseded = payment.superseded or by_hand
     after.reason = text.note(reason, "reason")
     return changed(session, Tab(session), payment, after, "cancel")
 

@@ -52,6 +52,11 @@ def has_open_payment(session: Session) -> bool:
     return session.HasField("latest_payment") and session.latest_payment.status in UNSETTLED
 
 
+def asks_for(payment: Payment, tab: Tab) -> bool:
+    """Whether a payment asks for the tab and the tip as they are."""
+    return (payment.tab_amount.minor_units, payment.tip_amount.minor_units) == (tab.tab, tab.tip)
+
+
 class Tab:
     """The numbers of one session while a command works on them; all in minor units."""
 
@@ -260,11 +265,7 @@ class Tab:
         payment = self.payment
         if payment is None or payment.status not in UNSETTLED or payment.superseded:
             return None
-        same = (
-            payment.tab_amount.minor_units == self.tab
-            and payment.tip_amount.minor_units == self.tip
-        )
-        if same:
+        if asks_for(payment, self):
             return None
         changed = Payment()
         changed.CopyFrom(payment)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from maitred.server.domain import changes, payments, refunds, settlement
 from maitred.server.domain.snapshots import ProviderSnapshot, Terms
+from maitred.server.domain.tab import Tab, asks_for
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
@@ -41,6 +42,7 @@ from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_CREATING,
     PAYMENT_STATUS_FAILED,
     PAYMENT_STATUS_PROCESSING,
+    PAYMENT_STATUS_SUCCEEDED,
     Payment,
     PaymentState,
     Refund,
@@ -257,17 +259,20 @@ class PaymentCommands:
     async def _withdraw(
         self, request: pb.CompletePaymentRequest, call: Call, payment_id: str
     ) -> str:
-        """Have a link made unusable; answers the payment to complete, empty for a new one."""
+        """Have a link made unusable; answers the payment to complete, empty for a new one.
+
+        The link is marked superseded: what staff takes stands in its place.
+        """
         await self._records.change(
             request.session_id,
             payment_id,
             lambda session, payment, _now: payments.request_cancel(
-                session, payment, request.reason
+                session, payment, request.reason, by_hand=True
             ),
             call,
         )
         await self._settle_down(request.session_id, payment_id, "staff")
-        _, payment = await self._records.load(request.session_id, payment_id)
+        session, payment = await self._records.load(request.session_id, payment_id)
         if payment.status == PAYMENT_STATUS_PROCESSING and not request.payment_id:
             # The guest was faster, by a slow method: what that does not cover can be settled.
             return ""
@@ -277,7 +282,10 @@ class PaymentCommands:
                 metadata={"payment_id": payment_id},
                 retry_after_s=2,
             )
-        return "" if payment.superseded and not request.payment_id else payment_id
+        # Cash settles the payment that the link was for, unless something else is owed by now.
+        is_paid = payment.status == PAYMENT_STATUS_SUCCEEDED
+        same = is_paid or asks_for(payment, Tab(session))
+        return payment_id if same else request.payment_id
 
     async def _with_news(
         self,
