@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from maitred.server.app.methods import DEFAULT_MAX_REQUEST_BYTES
+from maitred.server.app.pipeline.methods import DEFAULT_MAX_REQUEST_BYTES
 from maitred.server.config import PREFIX, Settings
 from maitred.v1 import (
     admin_pb2,

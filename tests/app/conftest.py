@@ -18,9 +18,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from maitred.server.app.adapter import GrpcAdapter
-from maitred.server.app.auth import Authenticator, add_token
+from maitred.server.app.grpc_adapter import GrpcAdapter
 from maitred.server.app.listening import channel_options
+from maitred.server.app.pipeline.auth import Authenticator, add_token
+from maitred.server.app.pipeline.pipeline import Pipeline
 from maitred.server.config import Settings
 from maitred.server.telemetry import logging
 from maitred.v1 import (
@@ -121,9 +122,9 @@ class Caller:
 
 
 class Rig(NamedTuple):
-    """An adapter that is being served, and a way to call it."""
+    """A pipeline that is being served, and a way to call it."""
 
-    adapter: GrpcAdapter
+    pipeline: Pipeline
     server: grpc.aio.Server
     call: Caller
 
@@ -174,16 +175,16 @@ async def serve() -> AsyncIterator[Serve]:
                         if name in descriptor.methods_by_name
                     }
                     services[descriptor] = [empty_handlers(descriptor, **own)]
-            adapter = GrpcAdapter(services, Authenticator(tokens), unary_timeout_s=unary_timeout_s)
+            pipeline = Pipeline(services, Authenticator(tokens), unary_timeout_s=unary_timeout_s)
             server = grpc.aio.server(options=channel_options(Settings()))
-            server.add_generic_rpc_handlers(adapter.handlers)
+            server.add_generic_rpc_handlers(GrpcAdapter(pipeline).handlers)
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()
             stack.push_async_callback(server.stop, None)
             channel = await stack.enter_async_context(
                 grpc.aio.insecure_channel(f"127.0.0.1:{port}")
             )
-            return Rig(adapter, server, Caller(channel))
+            return Rig(pipeline, server, Caller(channel))
 
         yield start
 

@@ -12,9 +12,9 @@ import pytest
 from google.protobuf import message_factory
 from tests.app.conftest import ADD_ITEM, Serve, empty_handlers, read_failure, service
 
-from maitred.server.app.adapter import GrpcAdapter
-from maitred.server.app.auth import Authenticator
-from maitred.server.app.methods import ContractError
+from maitred.server.app.pipeline.auth import Authenticator
+from maitred.server.app.pipeline.methods import ContractError
+from maitred.server.app.pipeline.pipeline import Pipeline
 from maitred.server.engine.call import Call
 from maitred.server.errors import InvalidField, ShuttingDown, Violation
 from maitred.server.stores import base
@@ -291,9 +291,9 @@ async def test_open_streams_end_resumably(serve: Serve) -> None:
     streams = [rig.call.stream(WATCH, WATCH_REQUEST) for _ in range(20)]
     for stream in streams:
         assert (await stream.read()).version == 1
-    assert rig.adapter.open_streams == 20
+    assert len(rig.pipeline.streams) == 20
 
-    rig.adapter.end_streams()
+    rig.pipeline.end_streams()
 
     for stream in streams:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -301,8 +301,8 @@ async def test_open_streams_end_resumably(serve: Serve) -> None:
         failure = read_failure(caught.value)
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         assert failure.retry_after_s
-    await rig.adapter.streams_ended(5)
-    assert rig.adapter.open_streams == 0
+    await rig.pipeline.streams_ended(5)
+    assert not rig.pipeline.streams
     assert len(cleaned) == 20
 
 
@@ -326,7 +326,7 @@ async def test_a_stream_that_nobody_reads_can_be_ended(serve: Serve) -> None:
         before = sent.value
         await asyncio.sleep(0.1)
 
-    rig.adapter.end_streams()
+    rig.pipeline.end_streams()
 
     await asyncio.wait_for(cleaned.wait(), 5)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -399,7 +399,7 @@ def test_an_rpc_without_handler_is_refused_at_start() -> None:
         ([empty_handlers(orders, AddItem=generator)], "is not an async function"),
     ):
         with pytest.raises(ContractError, match=problem):
-            GrpcAdapter({orders: objects}, Authenticator(None))
+            Pipeline({orders: objects}, Authenticator(None))
 
 
 def test_a_service_may_be_composed_of_several_objects() -> None:
@@ -408,9 +408,9 @@ def test_a_service_may_be_composed_of_several_objects() -> None:
     methods = type(empty_handlers(orders)).__dict__
     parts = [type("Part", (), {name: methods[name]})() for name in orders.methods_by_name]
 
-    adapter = GrpcAdapter({orders: parts}, Authenticator(None))
+    pipeline = Pipeline({orders: parts}, Authenticator(None))
 
-    assert len(adapter.methods) == len(orders.methods)
+    assert len(pipeline.methods) == len(orders.methods)
 
 
 def test_an_rpc_without_minimum_role_is_refused_at_start() -> None:
@@ -426,7 +426,7 @@ def test_an_rpc_without_minimum_role_is_refused_at_start() -> None:
     assert message_factory.GetMessageClass(descriptor.methods[0].input_type)
 
     with pytest.raises(ContractError, match="no minimum_role"):
-        GrpcAdapter({descriptor: [empty_handlers(descriptor)]}, Authenticator(None))
+        Pipeline({descriptor: [empty_handlers(descriptor)]}, Authenticator(None))
 
 
 async def test_time_is_measured(serve: Serve) -> None:
@@ -447,6 +447,6 @@ async def test_time_is_measured(serve: Serve) -> None:
 
 def test_shutting_down_is_an_error_with_a_time_to_retry() -> None:
     """The end of a server tells clients when to come back."""
-    from maitred.server.app.errors import to_wire
+    from maitred.server.app.pipeline.refusals import to_wire
 
-    assert b"RetryInfo" in to_wire(ShuttingDown("bye")).trailing_metadata[0][1]
+    assert b"RetryInfo" in to_wire(ShuttingDown("bye")).proto.SerializeToString()

@@ -13,11 +13,11 @@ import grpc
 import pytest
 from tests.app.conftest import ADD_ITEM, FILES, Serve, Tokens, read_failure
 
-from maitred.server.app.auth import GRACE_S, LOCAL, Authenticator, add_token, parse_expiry
+from maitred.server.app.pipeline.auth import GRACE_S, LOCAL, Authenticator, add_token, parse_expiry
 from maitred.server.config import SettingsError
 from maitred.server.errors import Unauthenticated
 from maitred.v1 import order_pb2, session_pb2
-from maitred.v1.common_pb2 import Role
+from maitred.v1.common_pb2 import Binding, Role
 
 ROLES = [role for role in Role.values() if role]
 METHODS = [
@@ -28,18 +28,19 @@ METHODS = [
 ]
 
 
-def bearer(token: str) -> list[tuple[str, str | bytes]]:
-    """Write a token as metadata."""
-    return [("user-agent", "x"), ("authorization", f"Bearer {token}")]
+def bearer(token: str) -> list[str | bytes]:
+    """Write a token as a call carries it."""
+    return [f"Bearer {token}"]
 
 
 def test_a_token_stands_for_its_actor(tokens: Tokens) -> None:
     """A token is answered with the name, role and session that its line gives it."""
     found = Authenticator(tokens.path).authenticate(bearer(tokens.by_role[Role.ROLE_VIEWER]))
 
-    assert (found.name, found.role, found.session_id) == (
+    assert (found.name, found.role, found.binding, found.bound_to) == (
         "role_viewer",
         Role.ROLE_VIEWER,
+        Binding.BINDING_SESSION,
         "mine",
     )
 
@@ -54,22 +55,15 @@ def test_the_file_holds_no_token_and_nobody_else_reads_it(tokens: Tokens) -> Non
 
 
 @pytest.mark.parametrize(
-    "metadata",
-    [
-        [],
-        [("authorization", "")],
-        [("authorization", "Bearer ")],
-        [("authorization", "Bearer mtd_unknown")],
-        [("authorization", "Basic abc")],
-        [("authorization", b"\xff\xfe")],
-    ],
+    "authorization",
+    [[], [""], ["Bearer "], ["Bearer mtd_unknown"], ["Basic abc"], [b"\xff\xfe"]],
 )
 def test_whoever_shows_no_known_token_is_refused(
-    tokens: Tokens, metadata: list[tuple[str, str | bytes]]
+    tokens: Tokens, authorization: list[str | bytes]
 ) -> None:
     """Without a known token a call is UNAUTHENTICATED."""
     with pytest.raises(Unauthenticated):
-        Authenticator(tokens.path).authenticate(metadata)
+        Authenticator(tokens.path).authenticate(authorization)
 
 
 def test_an_expired_token_is_refused(tmp_path: Path) -> None:
@@ -176,13 +170,10 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
 def test_two_authorizations_are_refused(tokens: Tokens, first: str) -> None:
     """Whichever of two would hold, a proxy may have looked at the other."""
     token = tokens.by_role[Role.ROLE_ADMIN]
-    metadata: list[tuple[str, str | bytes]] = [
-        ("authorization", first.format(token)),
-        ("authorization", f"Bearer {token}"),
-    ]
+    authorization: list[str | bytes] = [first.format(token), f"Bearer {token}"]
 
     with pytest.raises(Unauthenticated, match="twice"):
-        Authenticator(tokens.path).authenticate(metadata)
+        Authenticator(tokens.path).authenticate(authorization)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +269,8 @@ async def test_a_viewer_sees_one_session(serve: Serve, tokens: Tokens) -> None:
         if name
         in {
             f"{full.partition('.v1.')[2]}"
-            for full, each in rig.adapter.methods.items()
-            if each.minimum_role == Role.ROLE_VIEWER and each.bound
+            for full, each in rig.pipeline.methods.items()
+            if each.minimum_role == Role.ROLE_VIEWER and each.bindings
         }
     ]
     assert open_to_viewers

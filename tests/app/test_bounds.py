@@ -10,9 +10,9 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from tests.app.conftest import FILES, Serve, empty_handlers
 
-from maitred.server.app.adapter import GrpcAdapter
-from maitred.server.app.auth import Authenticator
-from maitred.server.app.methods import DEFAULT_MAX_REQUEST_BYTES
+from maitred.server.app.pipeline.auth import Authenticator
+from maitred.server.app.pipeline.methods import DEFAULT_MAX_REQUEST_BYTES
+from maitred.server.app.pipeline.pipeline import Pipeline
 from maitred.server.engine.call import Actor
 from maitred.server.engine.wire import varint
 from maitred.v1 import _rules_descriptors as validate_pb2
@@ -228,10 +228,10 @@ def test_unknown_fields_are_discarded_at_every_depth(rpc: MethodDescriptor) -> N
         for file in FILES
         for service in file.DESCRIPTOR.services_by_name.values()
     }
-    adapter = GrpcAdapter(services, Authenticator(None), validate=lambda _message: [])
-    method = adapter.methods[f"{rpc.containing_service.full_name}/{rpc.name}"]
+    pipeline = Pipeline(services, Authenticator(None), validate=lambda _message: [])
+    method = pipeline.methods[f"{rpc.containing_service.full_name}/{rpc.name}"]
 
-    request = adapter._decode(method, raw, Actor("somebody", common_pb2.ROLE_ADMIN))
+    request = pipeline.decode(method, raw, Actor("somebody", common_pb2.ROLE_ADMIN))
 
     assert b"4242 4" in kind.FromString(raw).SerializeToString()
     assert b"4242 4" not in request.SerializeToString()
@@ -242,7 +242,7 @@ def test_unknown_fields_are_discarded_at_every_depth(rpc: MethodDescriptor) -> N
 IDS = {
     *["session_id", "request_id", "menu_id", "customer_id", "payment_id", "item_id", "modifier_id"],
     *["item_ids", "popular_item_ids", "session_ids", "channel_type", "channel_identifier"],
-    *["message_id", "currency", "page_token", "resume_token", "changes"],
+    *["message_id", "revision", "currency", "page_token", "resume_token", "changes"],
 }
 """Fields that name something. What they hold is never read as free text."""
 SOUGHT = {

@@ -9,7 +9,7 @@ import pytest
 from tests.app.conftest import ADD_ITEM, Serve
 
 from maitred.server import errors
-from maitred.server.app.errors import MAX_DETAILS_BYTES, to_wire
+from maitred.server.app.pipeline.refusals import MAX_DETAILS_BYTES, to_wire
 from maitred.server.engine.call import Call
 from maitred.server.errors import MaitredError, Violation, status_of
 from maitred.v1 import order_pb2
@@ -28,7 +28,7 @@ def test_every_reason_has_one_class_and_a_status() -> None:
 
     assert set(CLASSES) == reasons
     for each in CLASSES.values():
-        assert to_wire(each("x")).code is grpc.StatusCode[status_of(each.reason)]
+        assert to_wire(each("x")).proto.code == grpc.StatusCode[status_of(each.reason)].value[0]
 
 
 async def test_every_reason_crosses_the_wire(serve: Serve) -> None:

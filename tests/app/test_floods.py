@@ -18,9 +18,9 @@ from tests.app.conftest import read_failure
 from tests.support.http2 import CANCEL, DATA, EMPTY_MESSAGE, RST_STREAM, connected, head
 
 from maitred.server.app import health
-from maitred.server.app.auth import add_token
-from maitred.server.app.door import Quotas
 from maitred.server.app.listening import FILES_KEPT, connections_allowed
+from maitred.server.app.pipeline.auth import add_token
+from maitred.server.app.pipeline.quotas import Quotas
 from maitred.server.app.server import Server
 from maitred.server.config import Settings
 from maitred.server.errors import RateLimited

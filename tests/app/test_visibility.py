@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.app.conftest import FILES, Serve, Tokens
 
-from maitred.server.app.visibility import filter_for, is_hidden
+from maitred.server.app.pipeline.visibility import filter_for, is_hidden
 from maitred.server.engine.call import Call
 from maitred.v1 import payment_pb2, session_pb2, state_pb2
 from maitred.v1.common_pb2 import Role

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.support.bar import add, open_bar, session
+from tests.support.requests import GUEST
 from tests.support.wire import Wire, wired
 
 from maitred.server.app.server import Server
@@ -15,8 +16,6 @@ from maitred.server.engine.clock import ManualClock
 from maitred.server.stores import create_store
 from maitred.server.testing.faulty import FaultyStore
 from maitred.v1 import order_pb2, session_pb2
-
-GUEST = "guest"
 
 
 class House(NamedTuple):

@@ -15,7 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 from tests.support.bar import open_bar
 from tests.support.wire import METHODS, Wire, wired
 
-from maitred.server.app.methods import DEFAULT_MAX_REQUEST_BYTES
+from maitred.server.app.pipeline.methods import DEFAULT_MAX_REQUEST_BYTES
 from maitred.server.engine.wire import varint
 from maitred.v1 import _rules_descriptors as validate_pb2
 from maitred.v1 import (

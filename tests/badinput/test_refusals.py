@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
-from tests.badinput.conftest import GUEST, House
+from tests.badinput.conftest import House
 from tests.support.bar import add, menu, new_guest, session, turn, usd
+from tests.support.requests import GUEST
 from tests.support.wire import METHODS, STATUS_OF, Wire, wired
 
-from maitred.server.app.auth import add_token
+from maitred.server.app.pipeline.auth import add_token
 from maitred.server.engine.refs import session_ref
 from maitred.v1 import (
     admin_pb2,

@@ -10,7 +10,7 @@ import pytest
 from tests.client.conftest import small_menu
 
 from maitred.client import AsyncClient, MenuItem, Money, PermissionDenied, RateLimited
-from maitred.server.app.auth import add_token
+from maitred.server.app.pipeline.auth import add_token
 from maitred.server.testing.servers import running_server
 from maitred.v1.common_pb2 import Role
 from maitred.v1.state_pb2 import PaymentMethod

@@ -17,8 +17,9 @@ import maitred.client
 from maitred.client import AsyncClient, Client, MaitredError, Retries
 from maitred.client import errors as client_errors
 from maitred.server import errors as server_errors
-from maitred.server.app.adapter import GrpcAdapter
-from maitred.server.app.auth import Authenticator
+from maitred.server.app.grpc_adapter import GrpcAdapter
+from maitred.server.app.pipeline.auth import Authenticator
+from maitred.server.app.pipeline.pipeline import Pipeline
 from maitred.server.engine.call import Call
 from maitred.v1 import common_pb2, session_pb2
 
@@ -134,8 +135,8 @@ async def test_every_reason_crosses_from_the_real_adapter() -> None:
             streams = name.startswith("Watch")
             setattr(Raising, name, _unused_stream if streams else _unused)
     service = session_pb2.DESCRIPTOR.services_by_name["SessionService"]
-    adapter = GrpcAdapter({service: [Raising()]}, Authenticator(None), unary_timeout_s=5)
-    (handler,) = adapter.handlers
+    pipeline = Pipeline({service: [Raising()]}, Authenticator(None), unary_timeout_s=5)
+    (handler,) = GrpcAdapter(pipeline).handlers
     async with serving(handler) as address, AsyncClient(address, retries=ONCE) as client:
         for reason in REASONS:
             kind = client_errors.error_class(reason)

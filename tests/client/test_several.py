@@ -21,7 +21,7 @@ from maitred.client import (
     Retries,
     SessionHandle,
 )
-from maitred.server.app.door import Bodies
+from maitred.server.app.grpc_door import Bodies
 from maitred.server.app.health import Health
 
 PATIENT = Retries(attempts=200, first_wait=0.02, longest_wait=0.05)

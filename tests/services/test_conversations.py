@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.support.wire import failure_of
 
-from maitred.server.app.errors import reason_on_wire
 from maitred.v1 import conversation_pb2 as pb
 from maitred.v1 import conversation_pb2_grpc, session_pb2, session_pb2_grpc
 from maitred.v1.state_pb2 import (
@@ -121,11 +121,10 @@ async def test_an_edited_message_is_no_redelivery(guest: Guest) -> None:
     first = await guest.turn("two beers", message_id=inbound)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await guest.turn("three beers", message_id=inbound)
-    info = reason_on_wire(error.value)
+    failure = failure_of(error.value)
     assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    assert info is not None
-    assert info.reason == "INBOUND_MESSAGE_TAKEN"
-    assert dict(info.metadata) == {
+    assert failure.reason == "INBOUND_MESSAGE_TAKEN"
+    assert failure.metadata == {
         "session_id": guest.id,
         "version": str(first.event.version),
     }
@@ -156,9 +155,8 @@ async def test_a_redelivery_is_answered_after_the_end(guest: Guest) -> None:
     assert again.event == first.event
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await guest.turn("new", message_id=uuid.uuid4().hex)
-    info = reason_on_wire(error.value)
-    assert info is not None
-    assert info.reason == "SESSION_CLOSED"
+    failure = failure_of(error.value)
+    assert failure.reason == "SESSION_CLOSED"
 
 
 async def test_a_message_belongs_to_one_session(guest: Guest, other: Guest) -> None:
@@ -169,10 +167,9 @@ async def test_a_message_belongs_to_one_session(guest: Guest, other: Guest) -> N
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await other.turn("hi", message_id=inbound)
 
-    info = reason_on_wire(error.value)
+    failure = failure_of(error.value)
     assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
-    assert info is not None
-    assert (info.reason, info.metadata["session_id"]) == ("INBOUND_MESSAGE_TAKEN", guest.id)
+    assert (failure.reason, failure.metadata["session_id"]) == ("INBOUND_MESSAGE_TAKEN", guest.id)
 
 
 async def test_the_context_is_kept_and_the_phase_reset(guest: Guest) -> None:

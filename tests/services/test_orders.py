@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.support.wire import failure_of
 
-from maitred.server.app.errors import reason_on_wire
 from maitred.v1 import menu_pb2, menu_pb2_grpc, order_pb2_grpc, session_pb2, session_pb2_grpc
 from maitred.v1 import order_pb2 as pb
 from maitred.v1.common_pb2 import Money
@@ -26,8 +26,7 @@ async def refusal(call: Awaitable[Any]) -> str:
     """The reason for which a call is refused."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
-    info = reason_on_wire(error.value)
-    return "" if info is None else str(info.reason)
+    return failure_of(error.value).reason
 
 
 class Guest:

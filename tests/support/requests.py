@@ -13,6 +13,7 @@ from tests.support.wire import Wire
 from maitred.server.engine.refs import menu_ref, session_ref
 from maitred.server.stores.base import Ref
 from maitred.v1 import (
+    admin_pb2,
     conversation_pb2,
     menu_pb2,
     order_pb2,
@@ -200,6 +201,57 @@ VALID: dict[str, Prepare] = {
     "PaymentService/ReconcilePayment": _reconcile_payment,
 }
 """By rpc. One that is missing here fails a test that looks the contract through."""
+
+
+GUEST = "guest"
+"""Whose session the requests of `READS` name."""
+
+READS: dict[str, Message] = {
+    "SessionService/GetSession": session_pb2.GetSessionRequest(session_id=GUEST, at_version=2),
+    "SessionService/ListSessions": session_pb2.ListSessionsRequest(
+        page_size=3,
+        customer_id="c",
+        labels={"a": "b"},
+        created_from={"seconds": 1},  # type: ignore[arg-type]  # protobuf takes a dict
+    ),
+    "SessionService/ListEvents": session_pb2.ListEventsRequest(session_id=GUEST, after_version=1),
+    "SessionService/WatchSession": session_pb2.WatchSessionRequest(session_id=GUEST, mode=2),  # type: ignore[arg-type]  # LATEST
+    "SessionService/WatchEvents": session_pb2.WatchEventsRequest(
+        from_beginning=True, session_ids=[GUEST], changes=["session_created"]
+    ),
+    "ConversationService/ListMessages": conversation_pb2.ListMessagesRequest(
+        session_id=GUEST, newest_first=True
+    ),
+    "MenuService/GetMenu": menu_pb2.GetMenuRequest(menu_id="default"),
+    "MenuService/ListMenus": menu_pb2.ListMenusRequest(page_size=1),
+    "MenuService/FindItems": menu_pb2.FindItemsRequest(
+        menu_id="default", query="beer", tags=["cold"], max_price=usd(1000)
+    ),
+    "MenuService/Recommend": menu_pb2.RecommendRequest(menu_id="default", preference="x", limit=2),
+    "OrderService/ListOrders": order_pb2.ListOrdersRequest(session_id=GUEST, page_size=1),
+    "PaymentService/GetPaymentState": payment_pb2.GetPaymentStateRequest(session_id=GUEST),
+    "PaymentService/CheckFunds": payment_pb2.CheckFundsRequest(session_id=GUEST, amount=usd(5)),
+    "PaymentService/GetPayment": payment_pb2.GetPaymentRequest(session_id=GUEST, payment_id="p"),
+    "PaymentService/CheckPayment": payment_pb2.CheckPaymentRequest(
+        session_id=GUEST,
+        payment_id="p",
+        wait={"nanos": 1},  # type: ignore[arg-type]  # protobuf takes a dict
+    ),
+    "PaymentService/ListPayments": payment_pb2.ListPaymentsRequest(
+        session_id=GUEST,
+        page_size=1,
+        statuses=[1, 4],  # type: ignore[list-item]  # CREATING, SUCCEEDED
+    ),
+    "PaymentService/WatchPayment": payment_pb2.WatchPaymentRequest(
+        session_id=GUEST, end_when_settled=True
+    ),
+    "AdminService/GetServerInfo": admin_pb2.GetServerInfoRequest(),
+    "AdminService/SweepExpired": admin_pb2.SweepExpiredRequest(limit=1),
+    "AdminService/Backup": admin_pb2.BackupRequest(path="copy.db"),
+    "AdminService/VerifyAudit": admin_pb2.VerifyAuditRequest(session_id=GUEST),
+    "AdminService/GetProviderHealth": admin_pb2.GetProviderHealthRequest(),
+}
+"""A valid request for every rpc that has no request id."""
 
 
 async def with_tab(wire: Wire) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -71,18 +71,25 @@ class Failure(NamedTuple):
 
 def failure_of(error: grpc.aio.AioRpcError) -> Failure:
     """Read a failure with its details."""
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    details: list[Any] = []
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                detail.Unpack(info)
-                detail.Unpack(bad)
+            details += status_pb2.Status.FromString(value).details
+    return read_details(error.code().name, error.details() or "", details)
+
+
+def read_details(status: str, message: str, details: Iterable[Any]) -> Failure:
+    """Read what a refusal says, however it came."""
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
     strangers = info.metadata.keys() - METADATA_OF.get(info.reason, frozenset())
     assert not strangers, f"the contract names no {sorted(strangers)} for {info.reason}"
     return Failure(
-        error.code().name,
+        status,
         info.reason,
-        error.details() or "",
+        message,
         dict(info.metadata),
         tuple(violation.field for violation in bad.field_violations),
     )

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from maitred.v1 import common_pb2 as maitred_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maitred/v1/admin.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17maitred/v1/common.proto\"\x16\n\x14GetServerInfoRequest\"\xda\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05store\x18\x02 \x01(\t\x12\x13\n\x0bstore_epoch\x18\x03 \x01(\t\x12\x10\n\x08payments\x18\x04 \x01(\t\x12\x1a\n\x12payments_simulated\x18\x05 \x01(\x08\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03now\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x0b\x63\x61ller_role\x18\x08 \x01(\x0e\x32\x10.maitred.v1.Role\x12\x17\n\x0ftip_percentages\x18\t \x03(\x05\x12\x17\n\x0f\x64\x65\x66\x61ult_menu_id\x18\n \x01(\t\x12,\n\theartbeat\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"1\n\x13SweepExpiredRequest\x12\x1a\n\x05limit\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"x\n\x14SweepExpiredResponse\x12\x0f\n\x07\x65xpired\x18\x01 \x01(\x05\x12\x11\n\tabandoned\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x05\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\'\n\rBackupRequest\x12\x16\n\x04path\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"_\n\x0e\x42\x61\x63kupResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x03\"H\n\x12VerifyAuditRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\"d\n\x13VerifyAuditResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x12.\n\nviolations\x18\x03 \x03(\x0b\x32\x1a.maitred.v1.AuditViolation\"_\n\x0e\x41uditViolation\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.maitred.v1.AuditViolationKind\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x1a\n\x18GetProviderHealthRequest\"\x96\x01\n\x19GetProviderHealthResponse\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12.\n\nchecked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x14\n\x0cis_simulated\x18\x05 \x01(\x08*\xf5\x01\n\x12\x41uditViolationKind\x12$\n AUDIT_VIOLATION_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x41UDIT_VIOLATION_KIND_CHANGED\x10\x01\x12 \n\x1c\x41UDIT_VIOLATION_KIND_REMOVED\x10\x02\x12\"\n\x1e\x41UDIT_VIOLATION_KIND_REORDERED\x10\x03\x12)\n%AUDIT_VIOLATION_KIND_PERSONAL_CHANGED\x10\x04\x12&\n\"AUDIT_VIOLATION_KIND_STATE_DIFFERS\x10\x05\x32\xcf\x03\n\x0c\x41\x64minService\x12[\n\rGetServerInfo\x12 .maitred.v1.GetServerInfoRequest\x1a!.maitred.v1.GetServerInfoResponse\"\x05\xe2l\x02\x08\x01\x12X\n\x0cSweepExpired\x12\x1f.maitred.v1.SweepExpiredRequest\x1a .maitred.v1.SweepExpiredResponse\"\x05\xe2l\x02\x08\x04\x12H\n\x06\x42\x61\x63kup\x12\x19.maitred.v1.BackupRequest\x1a\x1a.maitred.v1.BackupResponse\"\x05\xe2l\x02\x08\x04\x30\x01\x12U\n\x0bVerifyAudit\x12\x1e.maitred.v1.VerifyAuditRequest\x1a\x1f.maitred.v1.VerifyAuditResponse\"\x05\xe2l\x02\x08\x04\x12g\n\x11GetProviderHealth\x12$.maitred.v1.GetProviderHealthRequest\x1a%.maitred.v1.GetProviderHealthResponse\"\x05\xe2l\x02\x08\x02\x42\x88\x01\n\x0e\x64\x65v.maitred.v1B\nAdminProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maitred/v1/admin.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17maitred/v1/common.proto\"\x16\n\x14GetServerInfoRequest\"\xda\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05store\x18\x02 \x01(\t\x12\x13\n\x0bstore_epoch\x18\x03 \x01(\t\x12\x10\n\x08payments\x18\x04 \x01(\t\x12\x1a\n\x12payments_simulated\x18\x05 \x01(\x08\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03now\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x0b\x63\x61ller_role\x18\x08 \x01(\x0e\x32\x10.maitred.v1.Role\x12\x17\n\x0ftip_percentages\x18\t \x03(\x05\x12\x17\n\x0f\x64\x65\x66\x61ult_menu_id\x18\n \x01(\t\x12,\n\theartbeat\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"1\n\x13SweepExpiredRequest\x12\x1a\n\x05limit\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"x\n\x14SweepExpiredResponse\x12\x0f\n\x07\x65xpired\x18\x01 \x01(\x05\x12\x11\n\tabandoned\x18\x02 \x01(\x05\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x05\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\'\n\rBackupRequest\x12\x16\n\x04path\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"_\n\x0e\x42\x61\x63kupResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x03\x12\r\n\x05total\x18\x02 \x01(\x03\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0e\n\x06\x65vents\x18\x05 \x01(\x03\"M\n\x12VerifyAuditRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\"d\n\x13VerifyAuditResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x12.\n\nviolations\x18\x03 \x03(\x0b\x32\x1a.maitred.v1.AuditViolation\"_\n\x0e\x41uditViolation\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.maitred.v1.AuditViolationKind\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x1a\n\x18GetProviderHealthRequest\"\x96\x01\n\x19GetProviderHealthResponse\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12.\n\nchecked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x14\n\x0cis_simulated\x18\x05 \x01(\x08*\xf5\x01\n\x12\x41uditViolationKind\x12$\n AUDIT_VIOLATION_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x41UDIT_VIOLATION_KIND_CHANGED\x10\x01\x12 \n\x1c\x41UDIT_VIOLATION_KIND_REMOVED\x10\x02\x12\"\n\x1e\x41UDIT_VIOLATION_KIND_REORDERED\x10\x03\x12)\n%AUDIT_VIOLATION_KIND_PERSONAL_CHANGED\x10\x04\x12&\n\"AUDIT_VIOLATION_KIND_STATE_DIFFERS\x10\x05\x32\xd1\x03\n\x0c\x41\x64minService\x12]\n\rGetServerInfo\x12 .maitred.v1.GetServerInfoRequest\x1a!.maitred.v1.GetServerInfoResponse\"\x07\xe2l\x04\x08\x01\x18\x01\x12X\n\x0cSweepExpired\x12\x1f.maitred.v1.SweepExpiredRequest\x1a .maitred.v1.SweepExpiredResponse\"\x05\xe2l\x02\x08\x04\x12H\n\x06\x42\x61\x63kup\x12\x19.maitred.v1.BackupRequest\x1a\x1a.maitred.v1.BackupResponse\"\x05\xe2l\x02\x08\x04\x30\x01\x12U\n\x0bVerifyAudit\x12\x1e.maitred.v1.VerifyAuditRequest\x1a\x1f.maitred.v1.VerifyAuditResponse\"\x05\xe2l\x02\x08\x04\x12g\n\x11GetProviderHealth\x12$.maitred.v1.GetProviderHealthRequest\x1a%.maitred.v1.GetProviderHealthResponse\"\x05\xe2l\x02\x08\x02\x42\x88\x01\n\x0e\x64\x65v.maitred.v1B\nAdminProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BACKUPREQUEST'].fields_by_name['path']._loaded_options = None
   _globals['_BACKUPREQUEST'].fields_by_name['path']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_VERIFYAUDITREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_VERIFYAUDITREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_VERIFYAUDITREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
-  _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\342l\002\010\001'
+  _globals['_ADMINSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\342l\004\010\001\030\001'
   _globals['_ADMINSERVICE'].methods_by_name['SweepExpired']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['SweepExpired']._serialized_options = b'\342l\002\010\004'
   _globals['_ADMINSERVICE'].methods_by_name['Backup']._loaded_options = None
@@ -52,8 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMINSERVICE'].methods_by_name['VerifyAudit']._serialized_options = b'\342l\002\010\004'
   _globals['_ADMINSERVICE'].methods_by_name['GetProviderHealth']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['GetProviderHealth']._serialized_options = b'\342l\002\010\002'
-  _globals['_AUDITVIOLATIONKIND']._serialized_start=1296
-  _globals['_AUDITVIOLATIONKIND']._serialized_end=1541
+  _globals['_AUDITVIOLATIONKIND']._serialized_start=1301
+  _globals['_AUDITVIOLATIONKIND']._serialized_end=1546
   _globals['_GETSERVERINFOREQUEST']._serialized_start=157
   _globals['_GETSERVERINFOREQUEST']._serialized_end=179
   _globals['_GETSERVERINFORESPONSE']._serialized_start=182
@@ -67,15 +67,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BACKUPRESPONSE']._serialized_start=744
   _globals['_BACKUPRESPONSE']._serialized_end=839
   _globals['_VERIFYAUDITREQUEST']._serialized_start=841
-  _globals['_VERIFYAUDITREQUEST']._serialized_end=913
-  _globals['_VERIFYAUDITRESPONSE']._serialized_start=915
-  _globals['_VERIFYAUDITRESPONSE']._serialized_end=1015
-  _globals['_AUDITVIOLATION']._serialized_start=1017
-  _globals['_AUDITVIOLATION']._serialized_end=1112
-  _globals['_GETPROVIDERHEALTHREQUEST']._serialized_start=1114
-  _globals['_GETPROVIDERHEALTHREQUEST']._serialized_end=1140
-  _globals['_GETPROVIDERHEALTHRESPONSE']._serialized_start=1143
-  _globals['_GETPROVIDERHEALTHRESPONSE']._serialized_end=1293
-  _globals['_ADMINSERVICE']._serialized_start=1544
-  _globals['_ADMINSERVICE']._serialized_end=2007
+  _globals['_VERIFYAUDITREQUEST']._serialized_end=918
+  _globals['_VERIFYAUDITRESPONSE']._serialized_start=920
+  _globals['_VERIFYAUDITRESPONSE']._serialized_end=1020
+  _globals['_AUDITVIOLATION']._serialized_start=1022
+  _globals['_AUDITVIOLATION']._serialized_end=1117
+  _globals['_GETPROVIDERHEALTHREQUEST']._serialized_start=1119
+  _globals['_GETPROVIDERHEALTHREQUEST']._serialized_end=1145
+  _globals['_GETPROVIDERHEALTHRESPONSE']._serialized_start=1148
+  _globals['_GETPROVIDERHEALTHRESPONSE']._serialized_end=1298
+  _globals['_ADMINSERVICE']._serialized_start=1549
+  _globals['_ADMINSERVICE']._serialized_end=2014
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,26 @@ ROLE_ADMIN: Role.ValueType  # 4
 """ADMIN may also back up, sweep and verify."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Binding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BindingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Binding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BINDING_UNSPECIFIED: _Binding.ValueType  # 0
+    """Bound to nothing."""
+    BINDING_SESSION: _Binding.ValueType  # 1
+    """A session, by its session_id."""
+
+class Binding(_Binding, metaclass=_BindingEnumTypeWrapper):
+    """Binding is a kind of thing that a token may be bound to."""
+
+BINDING_UNSPECIFIED: Binding.ValueType  # 0
+"""Bound to nothing."""
+BINDING_SESSION: Binding.ValueType  # 1
+"""A session, by its session_id."""
+Global___Binding: _TypeAlias = Binding  # noqa: Y015
+
 class _ErrorReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -331,21 +351,27 @@ class MethodRules(_message.Message):
 
     MINIMUM_ROLE_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    OPEN_TO_BOUND_FIELD_NUMBER: _builtins.int
     minimum_role: Global___Role.ValueType
     """The least role that may call it."""
     max_request_bytes: _builtins.int
     """Most bytes of a request, checked before it is parsed; 0 means 16 KiB. A larger one is refused
     with REQUEST_TOO_LARGE.
     """
+    open_to_bound: _builtins.bool
+    """A caller whose token is bound may call it although the request names nothing that a token could
+    be bound to.
+    """
     def __init__(
         self,
         *,
         minimum_role: Global___Role.ValueType = ...,
         max_request_bytes: _builtins.int = ...,
+        open_to_bound: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_request_bytes", b"max_request_bytes", "minimum_role", b"minimum_role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_request_bytes", b"max_request_bytes", "minimum_role", b"minimum_role", "open_to_bound", b"open_to_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +387,7 @@ class FieldRules(_message.Message):
     VISIBLE_FROM_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     BROKEN_FIELD_NUMBER: _builtins.int
+    BINDING_FIELD_NUMBER: _builtins.int
     personal: _builtins.bool
     """The field holds personal data: it is kept apart from the hashed log and can be erased."""
     visible_from: Global___Role.ValueType
@@ -369,6 +396,10 @@ class FieldRules(_message.Message):
     """Most bytes of a message, serialised, that has no rules of its own because others defined it."""
     broken: Global___ErrorReason.ValueType
     """What a broken rule of the field is told as; INVALID_FIELD where nothing is said."""
+    binding: Global___Binding.ValueType
+    """The field of a request names one thing of this kind: a caller whose token is bound to such a
+    thing may name no other.
+    """
     def __init__(
         self,
         *,
@@ -376,10 +407,11 @@ class FieldRules(_message.Message):
         visible_from: Global___Role.ValueType = ...,
         max_bytes: _builtins.int = ...,
         broken: Global___ErrorReason.ValueType = ...,
+        binding: Global___Binding.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding", b"binding", "broken", b"broken", "max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,7 +29,7 @@ from maitred.v1 import event_pb2 as maitred_dot_v1_dot_event__pb2
 from maitred.v1 import state_pb2 as maitred_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmaitred/v1/conversation.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\x97\x03\n\x11RecordTurnRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x34\n\x08messages\x18\n \x03(\x0b\x32\x16.maitred.v1.NewMessageB\n\xbaH\x07\x92\x01\x04\x08\x01\x10 \x12+\n\x07inbound\x18\x0b \x01(\x0b\x32\x1a.maitred.v1.InboundMessageB\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"p\n\nNewMessage\x12\x31\n\x04role\x18\x01 \x01(\x0e\x32\x17.maitred.v1.MessageRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x04text\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"n\n\x12RecordTurnResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xa1\x01\n\x13ListMessagesRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12!\n\npage_token\x18\x03 \x01(\tB\r\xbaH\x05r\x03\x18\x80\x04\xe2l\x02 B\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\"V\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.maitred.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe8\x03\n\x14UpdateContextRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x05topic\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02H\x03\x88\x01\x01\x12\'\n\x07intents\x18\x0b \x01(\x0b\x32\x16.maitred.v1.IntentList\x12\x32\n\x08\x65ntities\x18\x0c \x01(\x0b\x32\x17.google.protobuf.StructB\x07\xe2l\x04\x18\x80\x80\x01\x12*\n\x0fremove_entities\x18\r \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x08\n\x06_topic\"q\n\x15UpdateContextResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xb4\x02\n\x11ResetPhaseRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"n\n\x12ResetPhaseResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x32\xfc\x02\n\x13\x43onversationService\x12V\n\nRecordTurn\x12\x1d.maitred.v1.RecordTurnRequest\x1a\x1e.maitred.v1.RecordTurnResponse\"\t\xe2l\x06\x08\x02\x10\x80\x80$\x12X\n\x0cListMessages\x12\x1f.maitred.v1.ListMessagesRequest\x1a .maitred.v1.ListMessagesResponse\"\x05\xe2l\x02\x08\x02\x12_\n\rUpdateContext\x12 .maitred.v1.UpdateContextRequest\x1a!.maitred.v1.UpdateContextResponse\"\t\xe2l\x06\x08\x02\x10\x80\x80\x06\x12R\n\nResetPhase\x12\x1d.maitred.v1.ResetPhaseRequest\x1a\x1e.maitred.v1.ResetPhaseResponse\"\x05\xe2l\x02\x08\x02\x42\x8f\x01\n\x0e\x64\x65v.maitred.v1B\x11\x43onversationProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmaitred/v1/conversation.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\x9c\x03\n\x11RecordTurnRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x34\n\x08messages\x18\n \x03(\x0b\x32\x16.maitred.v1.NewMessageB\n\xbaH\x07\x92\x01\x04\x08\x01\x10 \x12+\n\x07inbound\x18\x0b \x01(\x0b\x32\x1a.maitred.v1.InboundMessageB\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"p\n\nNewMessage\x12\x31\n\x04role\x18\x01 \x01(\x0e\x32\x17.maitred.v1.MessageRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x04text\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"n\n\x12RecordTurnResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xa6\x01\n\x13ListMessagesRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12!\n\npage_token\x18\x03 \x01(\tB\r\xbaH\x05r\x03\x18\x80\x04\xe2l\x02 B\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\"V\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.maitred.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xed\x03\n\x14UpdateContextRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x05topic\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02H\x03\x88\x01\x01\x12\'\n\x07intents\x18\x0b \x01(\x0b\x32\x16.maitred.v1.IntentList\x12\x32\n\x08\x65ntities\x18\x0c \x01(\x0b\x32\x17.google.protobuf.StructB\x07\xe2l\x04\x18\x80\x80\x01\x12*\n\x0fremove_entities\x18\r \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10@\"\x07r\x05\x10\x01\x18\x80\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x08\n\x06_topic\"q\n\x15UpdateContextResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xb9\x02\n\x11ResetPhaseRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"n\n\x12ResetPhaseResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x32\xfc\x02\n\x13\x43onversationService\x12V\n\nRecordTurn\x12\x1d.maitred.v1.RecordTurnRequest\x1a\x1e.maitred.v1.RecordTurnResponse\"\t\xe2l\x06\x08\x02\x10\x80\x80$\x12X\n\x0cListMessages\x12\x1f.maitred.v1.ListMessagesRequest\x1a .maitred.v1.ListMessagesResponse\"\x05\xe2l\x02\x08\x02\x12_\n\rUpdateContext\x12 .maitred.v1.UpdateContextRequest\x1a!.maitred.v1.UpdateContextResponse\"\t\xe2l\x06\x08\x02\x10\x80\x80\x06\x12R\n\nResetPhase\x12\x1d.maitred.v1.ResetPhaseRequest\x1a\x1e.maitred.v1.ResetPhaseResponse\"\x05\xe2l\x02\x08\x02\x42\x8f\x01\n\x0e\x64\x65v.maitred.v1B\x11\x43onversationProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.maitred.v1B\021ConversationProtoP\001Z$maitred.dev/gen/maitred/v1;maitredv1\242\002\003MTD\252\002\nMaitred.V1\312\002\nMaitred\\V1\342\002\023Maitred\\V1\\Metadata\352\002\013Maitred::V1'
   _globals['_RECORDTURNREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_RECORDTURNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_RECORDTURNREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_RECORDTURNREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RECORDTURNREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_RECORDTURNREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -56,13 +56,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEWMESSAGE'].fields_by_name['name']._loaded_options = None
   _globals['_NEWMESSAGE'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_LISTMESSAGESREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_LISTMESSAGESREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_LISTMESSAGESREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_LISTMESSAGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTMESSAGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTMESSAGESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMESSAGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004\342l\002 B'
   _globals['_UPDATECONTEXTREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_UPDATECONTEXTREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_UPDATECONTEXTREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_UPDATECONTEXTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATECONTEXTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_UPDATECONTEXTREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -78,7 +78,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATECONTEXTREQUEST'].fields_by_name['remove_entities']._loaded_options = None
   _globals['_UPDATECONTEXTREQUEST'].fields_by_name['remove_entities']._serialized_options = b'\272H\016\222\001\013\020@\"\007r\005\020\001\030\200\001'
   _globals['_RESETPHASEREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_RESETPHASEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_RESETPHASEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_RESETPHASEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RESETPHASEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_RESETPHASEREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -96,23 +96,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONVERSATIONSERVICE'].methods_by_name['ResetPhase']._loaded_options = None
   _globals['_CONVERSATIONSERVICE'].methods_by_name['ResetPhase']._serialized_options = b'\342l\002\010\002'
   _globals['_RECORDTURNREQUEST']._serialized_start=178
-  _globals['_RECORDTURNREQUEST']._serialized_end=585
-  _globals['_NEWMESSAGE']._serialized_start=587
-  _globals['_NEWMESSAGE']._serialized_end=699
-  _globals['_RECORDTURNRESPONSE']._serialized_start=701
-  _globals['_RECORDTURNRESPONSE']._serialized_end=811
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=814
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=975
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=977
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1063
-  _globals['_UPDATECONTEXTREQUEST']._serialized_start=1066
-  _globals['_UPDATECONTEXTREQUEST']._serialized_end=1554
-  _globals['_UPDATECONTEXTRESPONSE']._serialized_start=1556
-  _globals['_UPDATECONTEXTRESPONSE']._serialized_end=1669
-  _globals['_RESETPHASEREQUEST']._serialized_start=1672
-  _globals['_RESETPHASEREQUEST']._serialized_end=1980
-  _globals['_RESETPHASERESPONSE']._serialized_start=1982
-  _globals['_RESETPHASERESPONSE']._serialized_end=2092
-  _globals['_CONVERSATIONSERVICE']._serialized_start=2095
-  _globals['_CONVERSATIONSERVICE']._serialized_end=2475
+  _globals['_RECORDTURNREQUEST']._serialized_end=590
+  _globals['_NEWMESSAGE']._serialized_start=592
+  _globals['_NEWMESSAGE']._serialized_end=704
+  _globals['_RECORDTURNRESPONSE']._serialized_start=706
+  _globals['_RECORDTURNRESPONSE']._serialized_end=816
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=819
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=985
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=987
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1073
+  _globals['_UPDATECONTEXTREQUEST']._serialized_start=1076
+  _globals['_UPDATECONTEXTREQUEST']._serialized_end=1569
+  _globals['_UPDATECONTEXTRESPONSE']._serialized_start=1571
+  _globals['_UPDATECONTEXTRESPONSE']._serialized_end=1684
+  _globals['_RESETPHASEREQUEST']._serialized_start=1687
+  _globals['_RESETPHASEREQUEST']._serialized_end=2000
+  _globals['_RESETPHASERESPONSE']._serialized_start=2002
+  _globals['_RESETPHASERESPONSE']._serialized_end=2112
+  _globals['_CONVERSATIONSERVICE']._serialized_start=2115
+  _globals['_CONVERSATIONSERVICE']._serialized_end=2495
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from maitred.v1 import event_pb2 as maitred_dot_v1_dot_event__pb2
 from maitred.v1 import state_pb2 as maitred_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maitred/v1/order.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\xe4\x03\n\x0e\x41\x64\x64ItemRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x18\n\x04item\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12%\n\x08quantity\x18\x0b \x01(\x05\x42\x0e\xbaH\x06\x1a\x04\x18\x64(\x01\xe2l\x02 \x0bH\x03\x88\x01\x01\x12$\n\tmodifiers\x18\x0c \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\nopen_price\x18\x0e \x01(\x0b\x32\x11.maitred.v1.MoneyB\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x0b\n\t_quantity\"\x90\x01\n\x0f\x41\x64\x64ItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\x86\x03\n\x11RemoveItemRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12%\n\x08quantity\x18\x0b \x01(\x05\x42\x0e\xbaH\x06\x1a\x04\x18\x64(\x01\xe2l\x02 \x0bH\x03\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x0b\n\t_quantity\"\x93\x01\n\x12RemoveItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\xb4\x02\n\x11PlaceOrderRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x90\x01\n\x12PlaceOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\xb4\x02\n\x11\x43learOrderRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"n\n\x12\x43learOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xbd\x03\n\x0fVoidLineRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1d\n\x0corder_number\x18\x0b \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12%\n\x08quantity\x18\x0c \x01(\x05\x42\x0e\xbaH\x06\x1a\x04\x18\x64(\x01\xe2l\x02 \x0bH\x03\x88\x01\x01\x12\x18\n\x06reason\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x0b\n\t_quantity\"\x8e\x01\n\x10VoidLineResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\x89\x01\n\x11ListOrdersRequest\x12\x32\n\nsession_id\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12!\n\npage_token\x18\x03 \x01(\tB\r\xbaH\x05r\x03\x18\x80\x04\xe2l\x02 B\"P\n\x12ListOrdersResponse\x12!\n\x06orders\x18\x01 \x03(\x0b\x32\x11.maitred.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfb\x03\n\x0cOrderService\x12M\n\x07\x41\x64\x64Item\x12\x1a.maitred.v1.AddItemRequest\x1a\x1b.maitred.v1.AddItemResponse\"\t\xe2l\x06\x08\x02\x10\x80\x80\x02\x12R\n\nRemoveItem\x12\x1d.maitred.v1.RemoveItemRequest\x1a\x1e.maitred.v1.RemoveItemResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nPlaceOrder\x12\x1d.maitred.v1.PlaceOrderRequest\x1a\x1e.maitred.v1.PlaceOrderResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nClearOrder\x12\x1d.maitred.v1.ClearOrderRequest\x1a\x1e.maitred.v1.ClearOrderResponse\"\x05\xe2l\x02\x08\x02\x12L\n\x08VoidLine\x12\x1b.maitred.v1.VoidLineRequest\x1a\x1c.maitred.v1.VoidLineResponse\"\x05\xe2l\x02\x08\x03\x12R\n\nListOrders\x12\x1d.maitred.v1.ListOrdersRequest\x1a\x1e.maitred.v1.ListOrdersResponse\"\x05\xe2l\x02\x08\x01\x42\x88\x01\n\x0e\x64\x65v.maitred.v1B\nOrderProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16maitred/v1/order.proto\x12\nmaitred.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x17maitred/v1/common.proto\x1a\x16maitred/v1/event.proto\x1a\x16maitred/v1/state.proto\"\xe9\x03\n\x0e\x41\x64\x64ItemRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x18\n\x04item\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12%\n\x08quantity\x18\x0b \x01(\x05\x42\x0e\xbaH\x06\x1a\x04\x18\x64(\x01\xe2l\x02 \x0bH\x03\x88\x01\x01\x12$\n\tmodifiers\x18\x0c \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\nopen_price\x18\x0e \x01(\x0b\x32\x11.maitred.v1.MoneyB\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x0b\n\t_quantity\"\x90\x01\n\x0f\x41\x64\x64ItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\x8b\x03\n\x11RemoveItemRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12%\n\x08quantity\x18\x0b \x01(\x05\x42\x0e\xbaH\x06\x1a\x04\x18\x64(\x01\xe2l\x02 \x0bH\x03\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x0b\n\t_quantity\"\x93\x01\n\x12RemoveItemResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12#\n\x04line\x18\x04 \x01(\x0b\x32\x15.maitred.v1.OrderLine\"\xb9\x02\n\x11PlaceOrderRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"\x90\x01\n\x12PlaceOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\xb9\x02\n\x11\x43learOrderRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_count\"n\n\x12\x43learOrderResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\xc2\x03\n\x0fVoidLineRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12&\n\x10\x65xpected_version\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01H\x00\x88\x01\x01\x12.\n\x18\x65xpected_payment_version\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12*\n\x14\x65xpected_reset_count\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x02\x88\x01\x01\x12\x1c\n\x0bline_number\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1d\n\x0corder_number\x18\x0b \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12%\n\x08quantity\x18\x0c \x01(\x05\x42\x0e\xbaH\x06\x1a\x04\x18\x64(\x01\xe2l\x02 \x0bH\x03\x88\x01\x01\x12\x18\n\x06reason\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x42\x13\n\x11_expected_versionB\x1b\n\x19_expected_payment_versionB\x17\n\x15_expected_reset_countB\x0b\n\t_quantity\"\x8e\x01\n\x10VoidLineResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.maitred.v1.Session\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x11.maitred.v1.Event\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12 \n\x05order\x18\x04 \x01(\x0b\x32\x11.maitred.v1.Order\"\x8e\x01\n\x11ListOrdersRequest\x12\x37\n\nsession_id\x18\x01 \x01(\tB#\xbaH\x1br\x19\x10\x01\x18\x80\x01\x32\x12^[^\\s\\p{Z}\\p{C}]*$\xe2l\x02(\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12!\n\npage_token\x18\x03 \x01(\tB\r\xbaH\x05r\x03\x18\x80\x04\xe2l\x02 B\"P\n\x12ListOrdersResponse\x12!\n\x06orders\x18\x01 \x03(\x0b\x32\x11.maitred.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xfb\x03\n\x0cOrderService\x12M\n\x07\x41\x64\x64Item\x12\x1a.maitred.v1.AddItemRequest\x1a\x1b.maitred.v1.AddItemResponse\"\t\xe2l\x06\x08\x02\x10\x80\x80\x02\x12R\n\nRemoveItem\x12\x1d.maitred.v1.RemoveItemRequest\x1a\x1e.maitred.v1.RemoveItemResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nPlaceOrder\x12\x1d.maitred.v1.PlaceOrderRequest\x1a\x1e.maitred.v1.PlaceOrderResponse\"\x05\xe2l\x02\x08\x02\x12R\n\nClearOrder\x12\x1d.maitred.v1.ClearOrderRequest\x1a\x1e.maitred.v1.ClearOrderResponse\"\x05\xe2l\x02\x08\x02\x12L\n\x08VoidLine\x12\x1b.maitred.v1.VoidLineRequest\x1a\x1c.maitred.v1.VoidLineResponse\"\x05\xe2l\x02\x08\x03\x12R\n\nListOrders\x12\x1d.maitred.v1.ListOrdersRequest\x1a\x1e.maitred.v1.ListOrdersResponse\"\x05\xe2l\x02\x08\x01\x42\x88\x01\n\x0e\x64\x65v.maitred.v1B\nOrderProtoP\x01Z$maitred.dev/gen/maitred/v1;maitredv1\xa2\x02\x03MTD\xaa\x02\nMaitred.V1\xca\x02\nMaitred\\V1\xe2\x02\x13Maitred\\V1\\Metadata\xea\x02\x0bMaitred::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016dev.maitred.v1B\nOrderProtoP\001Z$maitred.dev/gen/maitred/v1;maitredv1\242\002\003MTD\252\002\nMaitred.V1\312\002\nMaitred\\V1\342\002\023Maitred\\V1\\Metadata\352\002\013Maitred::V1'
   _globals['_ADDITEMREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_ADDITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_ADDITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_ADDITEMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_ADDITEMREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_ADDITEMREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -55,7 +55,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDITEMREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_ADDITEMREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_REMOVEITEMREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_REMOVEITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_REMOVEITEMREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_REMOVEITEMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REMOVEITEMREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_REMOVEITEMREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -69,7 +69,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEITEMREQUEST'].fields_by_name['quantity']._loaded_options = None
   _globals['_REMOVEITEMREQUEST'].fields_by_name['quantity']._serialized_options = b'\272H\006\032\004\030d(\001\342l\002 \013'
   _globals['_PLACEORDERREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_PLACEORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_PLACEORDERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_PLACEORDERREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -79,7 +79,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLACEORDERREQUEST'].fields_by_name['expected_reset_count']._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['expected_reset_count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_CLEARORDERREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_CLEARORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_CLEARORDERREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_CLEARORDERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CLEARORDERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_CLEARORDERREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -89,7 +89,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEARORDERREQUEST'].fields_by_name['expected_reset_count']._loaded_options = None
   _globals['_CLEARORDERREQUEST'].fields_by_name['expected_reset_count']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_VOIDLINEREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_VOIDLINEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_VOIDLINEREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_VOIDLINEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_VOIDLINEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_VOIDLINEREQUEST'].fields_by_name['expected_version']._loaded_options = None
@@ -107,7 +107,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOIDLINEREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_VOIDLINEREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_LISTORDERSREQUEST'].fields_by_name['session_id']._loaded_options = None
-  _globals['_LISTORDERSREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$'
+  _globals['_LISTORDERSREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\033r\031\020\001\030\200\0012\022^[^\\s\\p{Z}\\p{C}]*$\342l\002(\001'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -125,29 +125,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\342l\002\010\001'
   _globals['_ADDITEMREQUEST']._serialized_start=141
-  _globals['_ADDITEMREQUEST']._serialized_end=625
-  _globals['_ADDITEMRESPONSE']._serialized_start=628
-  _globals['_ADDITEMRESPONSE']._serialized_end=772
-  _globals['_REMOVEITEMREQUEST']._serialized_start=775
-  _globals['_REMOVEITEMREQUEST']._serialized_end=1165
-  _globals['_REMOVEITEMRESPONSE']._serialized_start=1168
-  _globals['_REMOVEITEMRESPONSE']._serialized_end=1315
-  _globals['_PLACEORDERREQUEST']._serialized_start=1318
-  _globals['_PLACEORDERREQUEST']._serialized_end=1626
-  _globals['_PLACEORDERRESPONSE']._serialized_start=1629
-  _globals['_PLACEORDERRESPONSE']._serialized_end=1773
-  _globals['_CLEARORDERREQUEST']._serialized_start=1776
-  _globals['_CLEARORDERREQUEST']._serialized_end=2084
-  _globals['_CLEARORDERRESPONSE']._serialized_start=2086
-  _globals['_CLEARORDERRESPONSE']._serialized_end=2196
-  _globals['_VOIDLINEREQUEST']._serialized_start=2199
-  _globals['_VOIDLINEREQUEST']._serialized_end=2644
-  _globals['_VOIDLINERESPONSE']._serialized_start=2647
-  _globals['_VOIDLINERESPONSE']._serialized_end=2789
-  _globals['_LISTORDERSREQUEST']._serialized_start=2792
-  _globals['_LISTORDERSREQUEST']._serialized_end=2929
-  _globals['_LISTORDERSRESPONSE']._serialized_start=2931
-  _globals['_LISTORDERSRESPONSE']._serialized_end=3011
-  _globals['_ORDERSERVICE']._serialized_start=3014
-  _globals['_ORDERSERVICE']._serialized_end=3521
+  _globals['_ADDITEMREQUEST']._serialized_end=630
+  _globals['_ADDITEMRESPONSE']._serialized_start=633
+  _globals['_ADDITEMRESPONSE']._serialized_end=777
+  _globals['_REMOVEITEMREQUEST']._serialized_start=780
+  _globals['_REMOVEITEMREQUEST']._serialized_end=1175
+  _globals['_REMOVEITEMRESPONSE']._serialized_start=1178
+  _globals['_REMOVEITEMRESPONSE']._serialized_end=1325
+  _globals['_PLACEORDERREQUEST']._serialized_start=1328
+  _globals['_PLACEORDERREQUEST']._serialized_end=1641
+  _globals['_PLACEORDERRESPONSE']._serialized_start=1644
+  _globals['_PLACEORDERRESPONSE']._serialized_end=1788
+  _globals['_CLEARORDERREQUEST']._serialized_start=1791
+  _globals['_CLEARORDERREQUEST']._serialized_end=2104
+  _globals['_CLEARORDERRESPONSE']._serialized_start=2106
+  _globals['_CLEARORDERRESPONSE']._serialized_end=2216
+  _globals['_VOIDLINEREQUEST']._serialized_start=2219
+  _globals['_VOIDLINEREQUEST']._serialized_end=2669
+  _globals['_VOIDLINERESPONSE']._serialized_start=2672
+  _globals['_VOIDLINERESPONSE']._serialized_end=2814
+  _globals['_LISTORDERSREQUEST']._serialized_start=2817
+  _globals['_LISTORDERSREQUEST']._serialized_end=2959
+  _globals['_LISTORDERSRESPONSE']._serialized_start=2961
+  _globals['_LISTORDERSRESPONSE']._serialized_end=3041
+  _globals['_ORDERSERVICE']._serialized_start=3044
+  _globals['_ORDERSERVICE']._serialized_end=3551
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,9 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from maitred.server.app.door import Bodies, OpenDoor, Places, refuse
+from maitred.server.app.grpc_door import Bodies, OpenDoor, abort
+from maitred.server.app.pipeline.quotas import Places
+from maitred.server.app.pipeline.refusals import to_wire
 from maitred.server.errors import MaitredError
 
 MAX_WATCHES: Final = 1024
@@ -53,11 +55,11 @@ class Health:
         changed.set()
 
     async def _request(self, context: Any) -> HealthCheckRequest:
+        request: HealthCheckRequest
         try:
-            request: HealthCheckRequest = await self._bodies.read(context)
+            request = await self._bodies.read(context)
         except MaitredError as error:
-            await refuse(error, context)
-            raise
+            await abort(to_wire(error), context)
         return request
 
     async def check(self, _: object, context: Any) -> HealthCheckResponse:

@@ -24,7 +24,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from maitred.server.app.door import Places
+from maitred.server.app.pipeline.quotas import Places
 
 LONGEST_S: Final = 60.0
 """How long a tool may keep asking on one stream."""

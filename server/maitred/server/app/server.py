@@ -11,10 +11,10 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from maitred.server.app import door, health, metrics_page, reflection, tls, webhooks
-from maitred.server.app.adapter import GrpcAdapter
+from maitred.server.app import health, metrics_page, reflection, tls, webhooks
 from maitred.server.app.admin import version
-from maitred.server.app.auth import Authenticator
+from maitred.server.app.grpc_adapter import GrpcAdapter
+from maitred.server.app.grpc_door import Bodies
 from maitred.server.app.listening import (
     bind_tcp,
     bind_unix,
@@ -23,6 +23,9 @@ from maitred.server.app.listening import (
     raise_file_limit,
     split_address,
 )
+from maitred.server.app.pipeline.auth import Authenticator
+from maitred.server.app.pipeline.pipeline import Pipeline
+from maitred.server.app.pipeline.quotas import Quotas
 from maitred.server.app.wiring import Parts, open_provider, wire
 from maitred.server.config import Settings, SettingsError
 from maitred.server.engine.clock import Clock, Ids, SteadyClock
@@ -73,7 +76,8 @@ class Server:
         """The TCP port, once started; 0 where none is listened on."""
         self.metrics_port = 0
         self._parts: Parts | None = None
-        self._adapter: GrpcAdapter | None = None
+        self.pipeline: Pipeline | None = None
+        """What every transport serves, once started."""
         self._authenticator: Authenticator | None = None
         self._health: health.Health | None = None
         self._grpc: grpc.aio.Server | None = None
@@ -127,20 +131,22 @@ class Server:
         provider = await open_provider(settings, self._clock)
         # From here on a start that fails lets go of it all.
         parts = self._parts = wire(settings, store, self._clock, self._ids, provider)
-        self._adapter = GrpcAdapter(
+        pipeline = self.pipeline = Pipeline(
             parts.services,
             self._authenticator,
             unary_timeout_s=settings.unary_timeout_s,
             require_request_id=settings.require_request_id,
             log_calls=settings.log_level == "debug",
-            bodies=(bodies := door.Bodies(settings.body_timeout_s)),
-            quotas=door.Quotas(settings.caller_calls_per_s, settings.caller_streams),
+            quotas=Quotas(settings.caller_calls_per_s, settings.caller_streams),
         )
-        self._health = health.Health(self._adapter.service_names, bodies)
+        bodies = Bodies(settings.body_timeout_s)
+        self._health = health.Health(pipeline.service_names, bodies)
         server = self._grpc = grpc.aio.server(options=channel_options(settings))
-        server.add_generic_rpc_handlers((*self._adapter.handlers, self._health.handler))
+        server.add_generic_rpc_handlers(
+            (*GrpcAdapter(pipeline, bodies).handlers, self._health.handler)
+        )
         if settings.reflection:
-            known = (*self._adapter.service_names, health.SERVICE)
+            known = (*pipeline.service_names, health.SERVICE)
             server.add_generic_rpc_handlers(reflection.handlers(known))
         if settings.listen:
             self.bound_port = bind_tcp(server, settings.listen, credentials)
@@ -229,9 +235,9 @@ class Server:
         await asyncio.shield(self._stopping)
 
     async def _stop(self, grace_s: float) -> None:
-        if self._grpc is None or self._adapter is None or self._parts is None:
+        if self._grpc is None or self.pipeline is None or self._parts is None:
             return
-        _log.info("stopping", grace_s=grace_s, streams=self._adapter.open_streams)
+        _log.info("stopping", grace_s=grace_s, streams=len(self.pipeline.streams))
         if self._health is not None:
             self._health.shut_down()
         if self._looking is not None:
@@ -239,8 +245,8 @@ class Server:
         self.engine.hub.stop()
         if self._webhooks is not None:
             await self._webhooks.stop(grace_s)
-        await self._adapter.streams_ended(min(STREAMS_END_S, grace_s))
-        self._adapter.end_streams()
+        await self.pipeline.streams_ended(min(STREAMS_END_S, grace_s))
+        self.pipeline.end_streams()
         await self._grpc.stop(grace_s)
         if self._metrics is not None:
             await self._metrics.stop(0)

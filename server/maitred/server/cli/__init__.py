@@ -74,12 +74,12 @@ def _say(message: str, status: int) -> int:
 
 def _explain(error: grpc.aio.AioRpcError) -> tuple[str, int]:
     """Tell a failed call in words."""
-    from maitred.server.app.errors import reason_on_wire
+    from maitred.server.cli.failures import reason_of
 
     code = error.code().name
-    info = reason_on_wire(error)
-    if info is None and code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+    reason = reason_of(error)
+    if not reason and code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         return f"cannot reach the server: {error.details()}; is maitred serve running?", UNREACHABLE
     if code == "UNAUTHENTICATED":
         return f"{error.details()}; set MAITRED_TOKEN or --token-file", REFUSED
-    return f"refused: {info.reason if info else code}: {error.details()}", REFUSED
+    return f"refused: {reason or code}: {error.details()}", REFUSED

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -28,3 +31,17 @@ class CommandError(Exception):
     def __init__(self, message: str, status: int = FAILED) -> None:
         super().__init__(message)
         self.status = status
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """Read the reason that a refused call carries; empty where it is not the server's."""
+    from google.rpc import error_details_pb2, status_pb2  # only where a call has failed
+
+    from maitred.server.app.grpc_door import DETAILS_KEY
+
+    info = error_details_pb2.ErrorInfo()
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            for detail in status_pb2.Status.FromString(value).details:
+                detail.Unpack(info)
+    return str(info.reason)

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from maitred.server.app.auth import ROLES, add_token, parse_expiry
+from maitred.server.app.pipeline.auth import ROLES, add_token, parse_expiry
 from maitred.server.cli.words import show
 from maitred.server.config import SettingsError
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from maitred.server.errors import DeadlineExceeded, PermissionDenied
-from maitred.v1.common_pb2 import Role
+from maitred.v1.common_pb2 import Binding, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,10 @@ class Actor:
 
     name: str
     role: Role.ValueType
-    session_id: str = ""
+    binding: Binding.ValueType = Binding.BINDING_UNSPECIFIED
+    """What kind of thing the token is bound to; of that kind it reaches no other."""
+    bound_to: str = ""
+    """The id of that thing; empty where the token is bound to nothing."""
 
     def is_at_least(self, role: Role.ValueType) -> bool:
         """Whether the actor may do what `role` may."""

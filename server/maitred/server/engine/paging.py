@@ -15,7 +15,7 @@ from maitred.server.engine.limits import MESSAGE_BYTES
 from maitred.server.engine.tokens import Tokens
 from maitred.server.errors import InvalidPageToken, Violation
 from maitred.server.stores.values import PAGE_BYTES
-from maitred.v1.common_pb2 import Role
+from maitred.v1.common_pb2 import Binding, Role
 
 DEFAULT_PAGE_SIZE = 50
 """Entries of a page where the caller names no size."""
@@ -44,7 +44,8 @@ class Listing:
             request.DESCRIPTOR.full_name,
             _selection(request),
             Role.Name(actor.role),
-            actor.session_id,
+            Binding.Name(actor.binding),
+            actor.bound_to,
         )
         self.start = self._decode(getattr(request, "page_token", ""))
         """The position to continue from; None for the first page."""

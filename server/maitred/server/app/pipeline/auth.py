@@ -28,7 +28,7 @@ import structlog
 from maitred.server.config import SettingsError
 from maitred.server.engine.call import Actor
 from maitred.server.errors import Unauthenticated
-from maitred.v1.common_pb2 import Role
+from maitred.v1.common_pb2 import Binding, Role
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +51,8 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FIELDS: Final = frozenset({"name", "role", "digest", "session_id", "expires_at"})
 
-Metadata = Sequence[tuple[str, str | bytes]]
+Authorization = Sequence[str | bytes]
+"""Every value that a call carries under `authorization`; a transport passes on all of them."""
 
 
 class Grant(NamedTuple):
@@ -111,6 +112,12 @@ class TokenLine:
         except TypeError:
             raise ValueError("a field has the wrong type") from None
 
+    @property
+    def actor(self) -> Actor:
+        """Who calls with this token."""
+        binding = Binding.BINDING_SESSION if self.session_id else Binding.BINDING_UNSPECIFIED
+        return Actor(self.name, self.role, binding, self.session_id)
+
     def __str__(self) -> str:
         """Write the line."""
         out: dict[str, Any] = {
@@ -149,7 +156,7 @@ def read_tokens(path: Path) -> dict[bytes, Grant]:
                 "already; each token needs a name of its own"
             )
         expires = None if line.expires_at is None else line.expires_at.timestamp()
-        grants[line.digest] = Grant(Actor(line.name, line.role, line.session_id), expires)
+        grants[line.digest] = Grant(line.actor, expires)
     return grants
 
 
@@ -201,7 +208,7 @@ def _refuse_taken(path: Path, data: bytes, name: str) -> None:
 
 
 class Authenticator:
-    """Answers who stands behind the metadata of a call."""
+    """Says who makes a call."""
 
     def __init__(
         self,
@@ -238,7 +245,7 @@ class Authenticator:
         """Whether callers need no token."""
         return self._path is None
 
-    def authenticate(self, metadata: Metadata) -> Actor:
+    def authenticate(self, authorization: Authorization) -> Actor:
         """Find the actor of a call.
 
         Raises: Unauthenticated.
@@ -247,16 +254,12 @@ class Authenticator:
             return LOCAL
         if self._monotonic() >= self._look_at:
             self.reload_if_changed()
-        found: str | bytes | None = None
-        for key, value in metadata:
-            if key == "authorization":
-                if found is not None:
-                    # A proxy may have looked at the other one.
-                    raise Unauthenticated("`authorization` stands twice in the metadata")
-                found = value
-        if found is None:
+        if not authorization:
             raise Unauthenticated("no token: send metadata `authorization: Bearer TOKEN`")
-        return self._actor(found)
+        if len(authorization) > 1:
+            # A proxy may have looked at the other one.
+            raise Unauthenticated("`authorization` stands twice in the metadata")
+        return self._actor(authorization[0])
 
     def _actor(self, header: str | bytes) -> Actor:
         text = header if isinstance(header, str) else header.decode("utf-8", "replace")

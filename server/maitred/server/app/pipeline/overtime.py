@@ -6,7 +6,8 @@ A timer for each call would cost more than most calls take, so all are looked th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import time
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 from maitred.server.errors import DeadlineExceeded
@@ -61,3 +62,37 @@ class Overtime:
                 del self._running[task]
                 task.cancel()
         self._timer = loop.call_later(self.limit_s / CHECKS, self._look, loop)
+
+
+async def until(deadline: float, work: Awaitable[T]) -> T:
+    """Await a call until a time on the clock of `time.monotonic`.
+
+    Raises: DeadlineExceeded.
+    """
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise _late() from None
+        raise
+
+
+async def each_until(deadline: float, messages: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Yield messages until a time on the clock of `time.monotonic`.
+
+    Raises: DeadlineExceeded.
+    """
+    while True:
+        try:
+            message = await until(deadline, anext(messages))
+        except StopAsyncIteration:
+            return
+        yield message
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded(
+        "the deadline passed before the call ended; its outcome is unknown, "
+        "so retry with the same request_id"
+    )

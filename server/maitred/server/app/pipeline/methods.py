@@ -7,26 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from maitred.server.app.validation import SizedField, sized_fields
-from maitred.server.app.visibility import Filter, filter_for
+from maitred.server.app.pipeline.validation import SizedField, sized_fields
+from maitred.server.app.pipeline.visibility import Filter, filter_for
 from maitred.server.telemetry import metrics
 from maitred.v1 import common_pb2
-from maitred.v1.common_pb2 import Role
-
-NAMES_NO_SESSION: Final = frozenset(
-    {
-        "maitred.v1.AdminService/GetServerInfo",
-        "maitred.v1.MenuService/GetMenu",
-        "maitred.v1.MenuService/FindItems",
-        "maitred.v1.MenuService/Recommend",
-    }
-)
-"""What a VIEWER may call although the request names no session that it could be bound to."""
-
+from maitred.v1.common_pb2 import Binding, Role
 
 DEFAULT_MAX_REQUEST_BYTES: Final = 16 * 1024
 """Most bytes of a request whose rpc sets no other bound in the contract."""
@@ -49,11 +38,16 @@ class Method:
     """Fields whose messages have no rules of their own, and how large those may be."""
     takes_request_id: bool
     """It changes something, so that a retry has to say that it is one."""
-    bound: bool
-    """The request names a session, which must be the VIEWER's."""
+    bindings: Mapping[Binding.ValueType, str]
+    """Which field of the request names the thing of a kind that a token may be bound to."""
+    open_to_bound: bool
+    """A bound token may make the call although the request names nothing of its kind."""
     filters: Mapping[int, Filter | None]
     handler: Any
+    streaming: bool
     finished: dict[str, metrics.Counter]
+    observe: Callable[[float], None]
+    """Record how many seconds a unary call took."""
 
     def count(self, status: str) -> None:
         """Count a finished call."""
@@ -90,9 +84,12 @@ def describe(rpc: MethodDescriptor, handler: Any) -> Method:
     name = f"{rpc.containing_service.full_name}/{rpc.name}"
     request_type = GetMessageClass(rpc.input_type)
     response_type = GetMessageClass(rpc.output_type)
-    bound = "session_id" in rpc.input_type.fields_by_name
-    if minimum_role == Role.ROLE_VIEWER and not bound and name not in NAMES_NO_SESSION:
-        raise ContractError(f"{rpc.full_name} is open to viewers but names no session")
+    bindings = _bindings(rpc.input_type)
+    if minimum_role == Role.ROLE_VIEWER and not bindings and not rules.open_to_bound:
+        raise ContractError(
+            f"{rpc.full_name} is open to viewers, so a field of its request must have a binding, "
+            "or the rpc must be open_to_bound"
+        )
     return Method(
         name=name,
         minimum_role=minimum_role,
@@ -101,11 +98,37 @@ def describe(rpc: MethodDescriptor, handler: Any) -> Method:
         max_request_bytes=rules.max_request_bytes or DEFAULT_MAX_REQUEST_BYTES,
         sized=sized_fields(rpc.input_type),
         takes_request_id="request_id" in rpc.input_type.fields_by_name,
-        bound=bound,
+        bindings=bindings,
+        open_to_bound=rules.open_to_bound,
         filters={
             role: filter_for(rpc.output_type, response_type.FromString, role)
             for role in Role.values()
         },
         handler=handler,
+        streaming=rpc.server_streaming,
         finished={"OK": metrics.CALLS.labels(name, "OK")},
+        observe=_discard if rpc.server_streaming else metrics.CALL_SECONDS.labels(name).observe,
     )
+
+
+def _bindings(request: Descriptor) -> dict[Binding.ValueType, str]:
+    """Find the fields that name what a token may be bound to.
+
+    Raises: ContractError.
+    """
+    found: dict[Binding.ValueType, str] = {}
+    for each in request.fields:
+        binding = each.GetOptions().Extensions[common_pb2.field].binding
+        if not binding:
+            continue
+        if each.type != FieldDescriptor.TYPE_STRING or each.is_repeated or binding in found:
+            raise ContractError(
+                f"{each.full_name} has a binding, so it must be one string, "
+                "and the only one of its kind in the request"
+            )
+        found[binding] = each.name
+    return found
+
+
+def _discard(_: float) -> None:
+    """Record nothing: how long a stream lasts says nothing about the server."""

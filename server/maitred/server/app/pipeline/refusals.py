@@ -1,16 +1,16 @@
-"""How an error travels: the gRPC status and details of every reason, bounded in size.
+"""How a refusal travels: the status and details of every reason, bounded in size.
 
-Whatever is not a `MaitredError` is told to nobody but the log.
+What is not a `MaitredError` goes to the log and nowhere else. A transport only has to put a
+`WireError` into its own frames: gRPC into trailers, Connect into JSON.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
-import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from maitred.server import errors
 from maitred.server.errors import DOMAIN, MaitredError
@@ -24,8 +24,6 @@ MAX_MESSAGE_BYTES: Final = 512
 """The message travels twice, once percent-encoded at up to three bytes for one."""
 _MAX_VALUE_CHARS: Final = 256
 _MAX_ENTRIES: Final = 16
-
-DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _RETRY_AFTER_S: Final = {
     errors.StoreUnavailable: 1.0,
@@ -61,12 +59,17 @@ _STORE: Final[tuple[tuple[type[base.StoreError], type[MaitredError], str], ...]]
 """What callers are told of a store's errors, whose own text may name files and hosts."""
 
 
-class Wire(NamedTuple):
-    """An error as gRPC sends it."""
+class WireError(Exception):
+    """The one error that a caller is told, ready to be sent by any transport."""
 
-    code: grpc.StatusCode
-    message: str
-    trailing_metadata: tuple[tuple[str, bytes], ...]
+    def __init__(self, status: str, reason: str, proto: status_pb2.Status) -> None:
+        super().__init__(proto.message)
+        self.status = status
+        """Name of the gRPC status, such as `NOT_FOUND`."""
+        self.reason = reason
+        """Name of the `ErrorReason`, without its prefix."""
+        self.proto = proto
+        """Number of the status, message and details: ErrorInfo, RetryInfo, BadRequest."""
 
 
 def from_store(error: base.StoreError) -> MaitredError | None:
@@ -86,16 +89,17 @@ def internal(incident_id: str) -> MaitredError:
 
 
 @cache
-def status_code(reason: ErrorReason.ValueType) -> grpc.StatusCode:
-    """Look up the gRPC status of a reason in the contract."""
-    return grpc.StatusCode[errors.status_of(reason)]
+def _status_of(reason: ErrorReason.ValueType) -> tuple[str, int]:
+    """Look up name and number of a reason's status in the contract."""
+    name = errors.status_of(reason)
+    return name, code_pb2.Code.Value(name)
 
 
-def to_wire(error: MaitredError) -> Wire:
+def to_wire(error: MaitredError) -> WireError:
     """Write an error as status, message and details."""
-    code = status_code(error.reason)
+    name, code = _status_of(error.reason)
     message = _clip(error.message, MAX_MESSAGE_BYTES)
-    status = status_pb2.Status(code=code.value[0], message=message)
+    status = status_pb2.Status(code=code, message=message)
     info = error_details_pb2.ErrorInfo(reason=error.reason_name, domain=DOMAIN)
     for key, value in list(error.metadata.items())[:_MAX_ENTRIES]:
         info.metadata[key[:64]] = value[:_MAX_VALUE_CHARS]
@@ -111,7 +115,7 @@ def to_wire(error: MaitredError) -> Wire:
         _pack(status, retry)
     if error.violations:
         _pack(status, _bad_request(error, MAX_DETAILS_BYTES - 64 - status.ByteSize()))
-    return Wire(code, message, ((DETAILS_KEY, status.SerializeToString()),))
+    return WireError(name, error.reason_name, status)
 
 
 def _bad_request(error: MaitredError, room: int) -> error_details_pb2.BadRequest:
@@ -138,19 +142,3 @@ def _pack(status: status_pb2.Status, detail: object) -> None:
 def _clip(text: str, limit: int) -> str:
     data = text.encode("utf-8", "replace")
     return text if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
-
-
-def from_wire(data: bytes) -> status_pb2.Status:
-    """Read details back; for the command line and for tests."""
-    return status_pb2.Status.FromString(data)
-
-
-def reason_on_wire(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
-    """Read the ErrorInfo that a failed call carries, if any."""
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            info = error_details_pb2.ErrorInfo()
-            for detail in from_wire(value).details:
-                if detail.Unpack(info):
-                    return info
-    return None
