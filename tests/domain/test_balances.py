@@ -9,6 +9,7 @@ import pytest
 from maitred.server.domain import balances
 from maitred.server.domain.money import MAX_MINOR_UNITS, money
 from maitred.server.errors import (
+    AmountOutOfRange,
     CardNumberRefused,
     CurrencyMismatch,
     InsufficientFunds,
@@ -42,7 +43,7 @@ def test_no_change_is_no_event(log: Any) -> None:
     ("error", "arguments"),
     [
         (InsufficientFunds, {"minor_units": -100_001}),
-        (InvalidField, {"minor_units": MAX_MINOR_UNITS}),
+        (AmountOutOfRange, {"minor_units": MAX_MINOR_UNITS}),
         (CurrencyMismatch, {"minor_units": 1, "currency": "EUR"}),
         (CardNumberRefused, {"minor_units": 1, "reason": "card 4242424242424242"}),
     ],

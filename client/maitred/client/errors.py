@@ -285,7 +285,10 @@ class RefundExceedsPaid(MaitredError):
 
 
 class AmountOutOfRange(MaitredError):
-    """The provider cannot charge this amount. Metadata: minimum, maximum."""
+    """The provider cannot charge this amount (metadata: nearest), or a sum would leave its bounds.
+
+    Metadata: minimum, maximum; of a sum the operation that would have brought it out of them.
+    """
 
     code = common_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE
 

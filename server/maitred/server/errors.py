@@ -299,7 +299,7 @@ class RefundExceedsPaid(MaitredError):
 
 
 class AmountOutOfRange(MaitredError):
-    """The provider cannot charge what is owed; the text names the nearest amount that it can."""
+    """The provider cannot charge what is owed, or a sum would leave the bounds of amounts."""
 
     reason = common_pb2.ERROR_REASON_AMOUNT_OUT_OF_RANGE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maitred.server.domain import text
-from maitred.server.domain.money import MAX_MINOR_UNITS, format_money
+from maitred.server.domain.money import format_money
 from maitred.server.domain.tab import Tab
 from maitred.server.errors import InsufficientFunds, InvalidField, Violation
 from maitred.v1.event_pb2 import BalanceAdjusted, Event
@@ -14,7 +14,8 @@ from maitred.v1.state_pb2 import Session
 def adjust(session: Session, request: AdjustBalanceRequest) -> Event | None:
     """Change the balance by hand, never below zero; None where the change is zero.
 
-    Raises: ReasonRequired, CurrencyMismatch, InsufficientFunds, InvalidField, CardNumberRefused.
+    Raises: ReasonRequired, CurrencyMismatch, InsufficientFunds, AmountOutOfRange,
+    CardNumberRefused.
     """
     reason = text.why(request.reason, "the balance is adjusted")
     tab = Tab(session)
@@ -30,14 +31,6 @@ def adjust(session: Session, request: AdjustBalanceRequest) -> Event | None:
                 "price": str(-delta),
                 "currency": tab.currency,
             },
-        )
-    if tab.balance + delta > MAX_MINOR_UNITS:
-        description = (
-            f"must not raise the balance above {format_money(MAX_MINOR_UNITS, tab.currency)}"
-        )
-        raise InvalidField(
-            f"delta: {description}",
-            violations=[Violation("delta.minor_units", "balance.maximum", description)],
         )
     tab.adjust(delta)
     change = BalanceAdjusted(

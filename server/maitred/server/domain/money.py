@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from maitred.server.domain.currencies import CURRENCIES
-from maitred.server.errors import CurrencyMismatch, InvalidField, Violation
+from maitred.server.errors import AmountOutOfRange, CurrencyMismatch, InvalidField, Violation
 from maitred.v1.common_pb2 import Money
 
 MAX_MINOR_UNITS = 10**12
-"""Bound of every single amount, the contract's; sums of any session stay far inside int64."""
+"""Bound of every amount and of every sum in state, either way: the contract's."""
 
 
 def money(minor_units: int, currency: str) -> Money:
@@ -55,6 +55,27 @@ def format_money(minor_units: int, currency: str) -> str:
     if exponent == 0:
         return f"{sign}{digits} {currency}"
     return f"{sign}{digits[:-exponent]}.{digits[-exponent:]} {currency}"
+
+
+def out_of_range(operation: str, of: str, minor_units: int, currency: str) -> AmountOutOfRange:
+    """Build the refusal of an operation that would bring the sum `of` something out of bounds."""
+    limit = MAX_MINOR_UNITS if minor_units > 0 else -MAX_MINOR_UNITS
+    return AmountOutOfRange(
+        f"this would bring {of} to {format_money(minor_units, currency)};"
+        f" the limit is {format_money(limit, currency)}",
+        metadata={
+            "operation": operation,
+            "amount": str(minor_units),
+            "minimum": str(-MAX_MINOR_UNITS),
+            "maximum": str(MAX_MINOR_UNITS),
+            "currency": currency,
+        },
+    )
+
+
+def clamped(minor_units: int) -> int:
+    """Bring an amount of a provider's into what a message can show; nothing is booked by it."""
+    return min(max(minor_units, 0), MAX_MINOR_UNITS)
 
 
 def step_of(currency: str) -> int:

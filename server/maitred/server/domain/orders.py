@@ -56,7 +56,7 @@ def add_item(
 
     Raises: InvalidQuantity, OrderFull, MenuNotFound, ItemNotFound, ItemAmbiguous, ItemSoldOut,
     ModifierNotFound, ModifierAmbiguous, CurrencyMismatch, PermissionDenied, InvalidField,
-    CardNumberRefused, InsufficientFunds.
+    CardNumberRefused, InsufficientFunds, AmountOutOfRange.
     """
     quantity = request.quantity if request.HasField("quantity") else 1
     if not 1 <= quantity <= MAX_QUANTITY:

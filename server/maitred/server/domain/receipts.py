@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from maitred.server.domain.money import money
+from maitred.server.domain.money import MAX_MINOR_UNITS, money
 from maitred.v1.state_pb2 import (
     DISPUTE_STATUS_LOST,
     PAYMENT_METHOD_PROVIDER,
@@ -97,6 +97,16 @@ def lost(payment: Payment) -> int:
 def way_of(payment: Payment, refund: Refund) -> PaymentMethod.ValueType:
     """Read by which way a refund goes; one that is older than ways goes as the payment came."""
     return refund.method or payment.method
+
+
+def can_receive(payment: Payment, more: int) -> bool:
+    """Whether a payment can show more money, whatever was reset since it began."""
+    return payment.received_amount.minor_units + more <= MAX_MINOR_UNITS
+
+
+def can_give_back(payment: Payment, more: int) -> bool:
+    """Whether a payment can show that more money went back."""
+    return payment.refunded_amount.minor_units + more <= MAX_MINOR_UNITS
 
 
 def refundable(payment: Payment, method: PaymentMethod.ValueType, currency: str) -> list[Share]:

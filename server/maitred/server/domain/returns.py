@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import attention, receipts
-from maitred.server.domain.money import money
+from maitred.server.domain.money import clamped, money
 from maitred.server.domain.snapshots import (
     DISPUTE_STATUSES,
     REFUND_STATUSES,
@@ -69,7 +69,7 @@ def merge_refund(
         refund = Refund(
             refund_id=news.refund_id or news.provider_refund_id,
             provider_refund_id=news.provider_refund_id,
-            amount=money(news.minor_units, after.amount.currency),
+            amount=money(clamped(news.minor_units), after.amount.currency),
             status=status,
             created_at=at,
             method=PAYMENT_METHOD_PROVIDER,
@@ -78,7 +78,7 @@ def merge_refund(
             refund.failure_reason = news.reason
             after.refunds.append(refund)
             attention.enter(after, ATTENTION_REFUND_FAILED, now_ns, refund.refund_id)
-        elif tab.can_give_back(news.minor_units):
+        elif _can_give_back(tab, after, news.minor_units):
             record_refund(tab, after, refund, takes_credit=True)
         else:
             attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns, news.provider_refund_id)
@@ -87,10 +87,14 @@ def merge_refund(
         refund.provider_refund_id = news.provider_refund_id
     if _REFUND_RANK[status] <= _REFUND_RANK[refund.status]:
         return
+    if status == REFUND_STATUS_FAILED and refund.amount.currency == tab.currency:
+        back, taken = refund.amount.minor_units, refund.credit_taken.minor_units
+        if not tab.can_take_again(back, taken):
+            attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns, refund.refund_id)
+            return
+        tab.take_again(back, taken)
     refund.status = status
     if status == REFUND_STATUS_FAILED:
-        if refund.amount.currency == tab.currency:
-            tab.take_again(refund.amount.minor_units, refund.credit_taken.minor_units)
         refund.ClearField("credit_taken")
         refund.failure_reason = news.reason
         receipts.sum_refunds(after)
@@ -113,7 +117,7 @@ def merge_dispute(
         whole = receipt.amount.minor_units if receipt is not None else 0
         dispute = after.disputes.add(
             dispute_id=name,
-            amount=money(news.minor_units or whole, after.amount.currency),
+            amount=money(clamped(news.minor_units or whole), after.amount.currency),
             status=DISPUTE_STATUS_OPEN,
             created_at=at,
         )
@@ -134,19 +138,27 @@ def _decide(
 ) -> None:
     amount = dispute.amount.minor_units
     if status == DISPUTE_STATUS_LOST:
-        if after.status != PAYMENT_STATUS_SUCCEEDED or not tab.can_give_back(amount):
+        if after.status != PAYMENT_STATUS_SUCCEEDED or not _can_give_back(tab, after, amount):
             attention.enter(after, ATTENTION_DISPUTED, now_ns, dispute.dispute_id)
             return
         taken = tab.give_back(amount, takes_credit=True)
         if taken:
             dispute.credit_taken.CopyFrom(money(taken, tab.currency))
     elif dispute.status == DISPUTE_STATUS_LOST:
-        tab.take_again(amount, dispute.credit_taken.minor_units)
+        taken = dispute.credit_taken.minor_units
+        if not tab.can_take_again(amount, taken):
+            attention.enter(after, ATTENTION_DISPUTED, now_ns, dispute.dispute_id)
+            return
+        tab.take_again(amount, taken)
         dispute.ClearField("credit_taken")
     dispute.status = status
     dispute.closed_at.CopyFrom(at)
     receipts.sum_refunds(after)
     attention.leave(after, ATTENTION_DISPUTED, source_id=dispute.dispute_id)
+
+
+def _can_give_back(tab: Tab, payment: Payment, amount: int) -> bool:
+    return tab.can_give_back(amount) and receipts.can_give_back(payment, amount)
 
 
 def end_attention(tab: Tab, after: Payment) -> None:

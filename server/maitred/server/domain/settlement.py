@@ -10,7 +10,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import attention, changes, receipts, returns
-from maitred.server.domain.money import MAX_MINOR_UNITS, money
+from maitred.server.domain.money import clamped, money
 from maitred.server.domain.snapshots import ProviderRefund, ProviderSnapshot, ProviderStatus
 from maitred.server.domain.tab import UNSETTLED, Tab
 from maitred.v1.event_pb2 import Event, PaymentChanged
@@ -251,7 +251,7 @@ def _take_money(
     if not is_asked_for or not tab.can_receive(received):
         attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns)
         attention.leave(after, ATTENTION_OUTCOME_UNKNOWN)
-        held = min(max(received, 0), MAX_MINOR_UNITS)
+        held = clamped(received)
         receipts.put(after, PAYMENT_METHOD_PROVIDER, held, timestamp(now_ns), snapshot.currency)
         after.received_amount.CopyFrom(money(held, snapshot.currency))
         after.url = ""
@@ -275,10 +275,10 @@ def _take_more(tab: Tab, after: Payment, snapshot: ProviderSnapshot, now_ns: int
         return
     at = timestamp(now_ns)
     if snapshot.currency != tab.currency:
-        held = min(snapshot.minor_units, MAX_MINOR_UNITS)
+        held = clamped(snapshot.minor_units)
         receipts.put(after, PAYMENT_METHOD_PROVIDER, held, at, snapshot.currency)
         attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns)
-    elif not tab.can_receive(more):
+    elif not (tab.can_receive(more) and receipts.can_receive(after, more)):
         attention.enter(after, ATTENTION_AMOUNT_MISMATCH, now_ns)
     else:
         tab.receive_credit(more)

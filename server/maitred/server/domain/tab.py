@@ -9,6 +9,7 @@ from __future__ import annotations
 from maitred.server.domain.money import (
     MAX_MINOR_UNITS,
     format_money,
+    out_of_range,
     percentage_of,
     require_currency,
     step_of,
@@ -62,10 +63,12 @@ class Tab:
 
     __slots__ = (
         "_before",
+        "_booked",
         "balance",
         "credit",
         "currency",
         "ledger",
+        "operation",
         "payment",
         "reset_count",
         "returns_on_settlement",
@@ -86,8 +89,11 @@ class Tab:
         self.version = state.version
         self.reset_count = session.reset_count
         self.returns_on_settlement = session.balance_policy == BALANCE_POLICY_LIMIT
+        self._booked = session.ledger
         self.ledger = Ledger()
         self.ledger.CopyFrom(session.ledger)
+        self.operation = ""
+        """What was done last, for the refusal of what it would lead to."""
         # A payment from before the last reset says nothing about the tab since.
         newest = session.HasField("latest_payment") and (
             session.latest_payment.reset_count == session.reset_count
@@ -122,6 +128,7 @@ class Tab:
                     "currency": self.currency,
                 },
             )
+        self.operation = "charge"
         self.balance -= price
         self.tab += price
         self.ledger.charges += price
@@ -133,6 +140,7 @@ class Tab:
         What a payment has settled of it already becomes credit: a payment applies to the tab as a
         whole, so that it may have paid for a line that came after it.
         """
+        self.operation = "reverse"
         self.balance += price
         self.tab -= price
         self.ledger.reversals += price
@@ -147,11 +155,13 @@ class Tab:
 
     def adjust(self, delta: int) -> None:
         """Change the balance by hand."""
+        self.operation = "adjust"
         self.balance += delta
         self.ledger.adjustments += delta
 
     def write_off(self) -> int:
         """Forgive the whole tab and its tip; answers what the tab was."""
+        self.operation = "write_off"
         forgiven = self.tab
         self.tab = 0
         self.ledger.written_off += forgiven
@@ -163,6 +173,7 @@ class Tab:
 
     def set_tip(self, amount: int, percentage: int | None) -> None:
         """Set the tip; with a percentage it follows the tab from now on."""
+        self.operation = "set_tip"
         self.tip_percentage = percentage
         self.tip = amount if percentage is None else self._percentage(percentage)
 
@@ -172,6 +183,7 @@ class Tab:
         Lowers the tab by its part and never below zero, clears the tip, and keeps what the tab did
         not ask for as credit. Answers that excess.
         """
+        self.operation = "settle"
         used = min(self.credit, credit_used)
         available = received + used
         paid = min(self.tab, tab_part, available)
@@ -195,6 +207,7 @@ class Tab:
 
     def give_back(self, amount: int, *, takes_credit: bool) -> int:
         """Book money that goes back; answers what of it was taken out of the credit."""
+        self.operation = "refund"
         taken = min(self.credit, amount) if takes_credit else 0
         self.credit -= taken
         self.ledger.refunded += amount
@@ -212,6 +225,13 @@ class Tab:
     def can_give_back(self, amount: int) -> bool:
         """Whether money that went back can be booked without leaving the bound of amounts."""
         return self.ledger.refunded + amount <= MAX_MINOR_UNITS
+
+    def can_take_again(self, amount: int, credit_taken: int) -> bool:
+        """Whether money that did not go back can be booked without leaving the bound of amounts."""
+        return (
+            self.ledger.refunded - amount >= -MAX_MINOR_UNITS
+            and self.credit + credit_taken <= MAX_MINOR_UNITS
+        )
 
     def conclude(self, change: Concluded) -> None:
         """Write into a change what it did to the money, and which payment it supersedes."""
@@ -237,6 +257,7 @@ class Tab:
         needs_reconciliation: bool | None = None,
     ) -> None:
         newest = payment if payment is not None else self.payment
+        self._require_bounds()
         # Copied and then corrected: building every amount anew takes three times as long.
         state.CopyFrom(self._before)
         state.balance.minor_units = self.balance
@@ -259,6 +280,36 @@ class Tab:
                 if needs_reconciliation is None
                 else needs_reconciliation
             )
+
+    def _require_bounds(self) -> None:
+        """Refuse what would bring a sum out of its bounds: no numbers enter state but through here.
+
+        Balance and tab are bounded together, so that what is on the tab can be given back; tab and
+        tip as well, without the credit that a bank may take away again. What providers say is never
+        refused: whoever books it asks `can_receive` and its like before.
+        Raises: AmountOutOfRange.
+        """
+        book, most = self.ledger, MAX_MINOR_UNITS
+        # Hardly any session is worth so much, and then none of the sums can be.
+        together = self.balance + self.tab + self.tip + self.credit
+        together += book.charges + book.received + abs(book.adjustments) + abs(book.refunded)
+        if together <= most:
+            return
+        before, booked = self._before, self._booked
+        balance = before.balance.minor_units + before.tab_total.minor_units
+        owed = before.tab_total.minor_units + before.tip_amount.minor_units
+        for of, now, then in (
+            ("the charges since the last reset", book.charges, booked.charges),
+            ("balance and tab", self.balance + self.tab, balance),
+            ("tab and tip", self.tab + self.tip, owed),
+            ("the credit", self.credit, before.credit.minor_units),
+            ("the adjustments since the last reset", book.adjustments, booked.adjustments),
+            ("what was received since the last reset", book.received, booked.received),
+            ("what was refunded since the last reset", book.refunded, booked.refunded),
+        ):
+            # A session that is older than these bounds may come back into them step by step.
+            if abs(now) > max(most, abs(then)):
+                raise out_of_range(self.operation, of, now, self.currency)
 
     def superseded(self) -> Payment | None:
         """Mark the open payment superseded if it asks for what is no longer owed; else None."""

@@ -29,7 +29,8 @@ def set_tip(
 
     A fixed amount is held to `most`, the caps of an agent.
 
-    Raises: InvalidTipPercentage, TabEmpty, CurrencyMismatch, InvalidField, PermissionDenied.
+    Raises: InvalidTipPercentage, TabEmpty, CurrencyMismatch, InvalidField, PermissionDenied,
+    AmountOutOfRange.
     """
     tab = Tab(session)
     before = (tab.tip, tab.tip_percentage)
