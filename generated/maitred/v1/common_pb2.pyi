@@ -170,7 +170,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REFUND_EXCEEDS_PAID: _ErrorReason.ValueType  # 48
     """More than what was paid and not yet refunded, by the way that was named or in all."""
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 49
-    """The provider cannot charge what is owed; the text names the nearest amount that it can."""
+    """The provider cannot charge what is owed; the text names the nearest amount that it can. Or a sum
+    would leave the bounds of amounts, which are 10^12 minor units either way; `operation` then says
+    what would have done it: charge, reverse, adjust, write_off, set_tip, settle or refund.
+    """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 60
     """A field breaks a rule of the contract; see the field violations."""
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 61
@@ -304,7 +307,10 @@ ERROR_REASON_PAYMENT_SETTLED: ErrorReason.ValueType  # 47
 ERROR_REASON_REFUND_EXCEEDS_PAID: ErrorReason.ValueType  # 48
 """More than what was paid and not yet refunded, by the way that was named or in all."""
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 49
-"""The provider cannot charge what is owed; the text names the nearest amount that it can."""
+"""The provider cannot charge what is owed; the text names the nearest amount that it can. Or a sum
+would leave the bounds of amounts, which are 10^12 minor units either way; `operation` then says
+what would have done it: charge, reverse, adjust, write_off, set_tip, settle or refund.
+"""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 60
 """A field breaks a rule of the contract; see the field violations."""
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 61

@@ -25,6 +25,7 @@ from maitred.server.payments.inbox import UNMATCHED
 from maitred.server.stores.base import RowFilter, Table
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.server.testing.providers import new_payment
+from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import (
     ATTENTION_AMOUNT_MISMATCH,
     ATTENTION_DISPUTED,
@@ -206,20 +207,21 @@ async def test_s21_credit_pays_the_next_round(bar: StripeBar, fake: FakeStripe) 
 
 
 async def test_s22_another_amount_waits_for_a_person(bar: StripeBar, fake: FakeStripe) -> None:
-    """Nothing is settled, the next payment is refused, and staff decides."""
+    """Nothing is settled, no other link is made, and staff decides."""
     payment = (await bar.create()).payment
     fake.account.change_amount(payment.provider_payment_id, 1000)
     fake.account.pay(payment.provider_payment_id)
     await bar.deliver()
     waiting = await bar.session()
     await bar.order(100)
-    with pytest.raises(PreviousPaymentUnresolved):
-        await bar.create()
+    asked = await bar.create()
     await bar.complete(
         payment_id=payment.payment_id, method=PAYMENT_METHOD_CASH, reason="a discount"
     )
     after = await bar.session()
 
+    assert asked.payment.payment_id == payment.payment_id
+    assert asked.next_action.kind == pb.NEXT_ACTION_KIND_CALL_STAFF
     assert waiting.attention == ATTENTION_AMOUNT_MISMATCH
     assert waiting.payment.tab_total == usd(1300)
     assert waiting.latest_payment.received_amount == usd(1000)
