@@ -94,13 +94,17 @@ class PaymentCursor:
                 message.settled,
                 message.deleted,
                 message.outcome,
+                message.unread,
             )
         ]
 
     def end(self) -> PaymentUpdate:
         """End the watch of a session that was deleted unseen."""
         self.ended = True
-        return PaymentUpdate(self._version or 0, PaymentState(), None, settled=False, deleted=True)
+        version = self._version or 0
+        return PaymentUpdate(
+            version, PaymentState(), None, settled=False, deleted=True, unread=True
+        )
 
 
 def _gap(seen: int, got: int) -> MaitredError:

@@ -109,7 +109,9 @@ class AsyncClient(
     ) -> AsyncSessionHandle:
         """Open a session, or find the open one that the same request opened.
 
-        Under an id whose session has ended, a new visit begins. Raises: AlreadyExists.
+        Under an id whose session has ended, a new visit begins: `new_visit` of the handle says so.
+
+        Raises: AlreadyExists.
         """
         request = CreateSessionRequest(
             session_id=session_id,
@@ -122,8 +124,9 @@ class AsyncClient(
             attributes=struct(attributes),
             **options,
         )
-        state = (await self._calls.call(request, CreateSessionResponse)).session
-        return AsyncSessionHandle(self, state.session_id, Seen(state))
+        answer = await self._calls.call(request, CreateSessionResponse)
+        state = answer.session
+        return AsyncSessionHandle(self, state.session_id, Seen(state), new_visit=answer.new_visit)
 
     def session(self, session_id: str, *, turn_id: str = "") -> AsyncSessionHandle:
         """Make a handle of a session, without a call.

@@ -49,7 +49,7 @@ class AsyncSessionHandle(AsyncHandlePayments):
     def turn(self, turn_id: str) -> AsyncSessionHandle:
         """Make a handle for one run of a turn; run again, the turn repeats nothing."""
         client = self._client._replaced(request_ids=TurnIds(turn_id))
-        return AsyncSessionHandle(client, self.session_id, self._seen)
+        return AsyncSessionHandle(client, self.session_id, self._seen, new_visit=self.new_visit)
 
     async def refresh(self) -> Session:
         """Read the session as it is now."""

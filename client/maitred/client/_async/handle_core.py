@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 class AsyncHandleCore:
     """A session and what was last seen of it."""
 
-    def __init__(self, client: AsyncClient, session_id: str, seen: Seen) -> None:
+    def __init__(
+        self, client: AsyncClient, session_id: str, seen: Seen, *, new_visit: bool = False
+    ) -> None:
         self._client = client
         self._seen = seen
         self.session_id = session_id
+        self.new_visit = new_visit
+        """`create_session` began a new visit: the id had a session, which has ended."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r})"

@@ -110,7 +110,9 @@ class Client(
     ) -> SessionHandle:
         """Open a session, or find the open one that the same request opened.
 
-        Under an id whose session has ended, a new visit begins. Raises: AlreadyExists.
+        Under an id whose session has ended, a new visit begins: `new_visit` of the handle says so.
+
+        Raises: AlreadyExists.
         """
         request = CreateSessionRequest(
             session_id=session_id,
@@ -123,8 +125,9 @@ class Client(
             attributes=struct(attributes),
             **options,
         )
-        state = (self._calls.call(request, CreateSessionResponse)).session
-        return SessionHandle(self, state.session_id, Seen(state))
+        answer = self._calls.call(request, CreateSessionResponse)
+        state = answer.session
+        return SessionHandle(self, state.session_id, Seen(state), new_visit=answer.new_visit)
 
     def session(self, session_id: str, *, turn_id: str = "") -> SessionHandle:
         """Make a handle of a session, without a call.

@@ -50,7 +50,7 @@ class SessionHandle(HandlePayments):
     def turn(self, turn_id: str) -> SessionHandle:
         """Make a handle for one run of a turn; run again, the turn repeats nothing."""
         client = self._client._replaced(request_ids=TurnIds(turn_id))
-        return SessionHandle(client, self.session_id, self._seen)
+        return SessionHandle(client, self.session_id, self._seen, new_visit=self.new_visit)
 
     def refresh(self) -> Session:
         """Read the session as it is now."""

@@ -103,8 +103,8 @@ def _event(event: Event) -> str:
 def describe(event: Event) -> str:
     """Say in a few words what an event did."""
     match event.WhichOneof("change"):
-        case "session_created":
-            return f"balance {money_word(event.session_created.session.payment.balance)}"
+        case "session_created" | "visit_started" as change:
+            return f"balance {money_word(getattr(event, change).session.payment.balance)}"
         case "line_added":
             added = event.line_added
             line = added.line

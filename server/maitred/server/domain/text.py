@@ -114,7 +114,7 @@ def why(value: str, wanted: str, metadata: Mapping[str, str] | None = None) -> s
     Raises: ReasonRequired, CardNumberRefused.
     """
     cleaned = note(value, "reason")
-    if not cleaned.strip():
+    if not names.is_visible(cleaned):
         raise ReasonRequired(
             f"say why {wanted}",
             metadata=metadata,

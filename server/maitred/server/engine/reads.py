@@ -117,6 +117,10 @@ class Reads:
         """Read the versions of those that exist, as `Store.versions`."""
         return await self.released(self._store.versions(refs))
 
+    async def version(self, ref: Ref) -> int:
+        """Read the version of one aggregate, deleted or not; 0 where there never was one."""
+        return (await self.versions([ref])).get(ref, 0)
+
     async def list_heads(
         self, kind: Kind, where: HeadFilter, after: int | None, limit: int
     ) -> list[Head]:

@@ -48,13 +48,13 @@ class PaymentStream:
         try:
             snapshot = await self._engine.session(self._request.session_id)
         except SessionDeleted:
-            newest = (await self._engine.reads.versions([self._ref])).get(self._ref, 0)
+            newest = await self._engine.reads.version(self._ref)
             after = resume_after(self._request, topic.payment_seal, newest)
             # Only who never saw the session is told that there is none.
             if after is None:
                 raise
-            self.seen = max(after, newest)
-            return self._gone()
+            self.seen = after
+            return self._gone(newest)
         topic.begin(snapshot.version, snapshot.state)
         after = resume_after(self._request, topic.payment_seal, snapshot.version)
         session: Session = snapshot.state
@@ -73,9 +73,9 @@ class PaymentStream:
         entry = topic.after(self.seen)
         if entry is None or (entry.payment is None and entry.change in changes.MONEY_CHANGES):
             return await self._from_log()
-        self.seen, self._state = entry.version, None
         if entry.change == DELETED:
-            return self._gone()
+            return self._gone(entry.version)
+        self.seen, self._state = entry.version, None
         if entry.payment is None or not self._wants(entry.payment.payment):
             return await self._show_settled()
         return self._show(entry.payment)
@@ -94,17 +94,16 @@ class PaymentStream:
                 self._state = None if start is None else start.state
             rows = await self._engine.reads.events(self._ref, self.seen, PAGE_EVENTS)
         except SessionDeleted:
-            self.seen = max(self.seen, self._topic.version)
-            return self._gone()
+            return self._gone(await self._engine.reads.version(self._ref))
         if not rows:
             raise VersionOutOfRange(f"what follows version {self.seen} is no longer in the log")
         shown: list[bytes] = []
         for row in rows:
             event = eventlog.decode(row)
             change = event.WhichOneof("change") or ""
-            self.seen = row.version
             if change == DELETED:
-                return (*shown, *self._gone())
+                return (*shown, *self._gone(row.version))
+            self.seen = row.version
             session = self._state = evolve_session(self._state, event)
             if change not in changes.MONEY_CHANGES:
                 continue
@@ -129,7 +128,10 @@ class PaymentStream:
         """Tell who came late to a settled payment, once nothing else is left to show."""
         if self._settled_at is None or self.seen < self._settled_at:
             return ()
-        snapshot = await self._engine.session(self._request.session_id)
+        try:
+            snapshot = await self._engine.session(self._request.session_id)
+        except SessionDeleted:
+            return self._gone(await self._engine.reads.version(self._ref))
         payment = await self._payment(snapshot.state)
         self.seen = snapshot.version
         return self._show(self._view(snapshot.state, payment))
@@ -148,10 +150,13 @@ class PaymentStream:
             return view.settles_tab
         return view.payment is not None and changes.is_settled(view.payment)
 
-    def _gone(self) -> Messages:
-        self.over = True
+    def _gone(self, deleted_at: int) -> Messages:
+        """End with the deletion; what it left unread is erased."""
+        self.over, unread = True, self.seen + 1 < deleted_at
+        if not unread:
+            self.seen = max(self.seen, deleted_at)
         message = pb.WatchPaymentResponse(
-            version=self.seen, resume_token=self._token(), deleted=True
+            version=self.seen, resume_token=self._token(), deleted=True, unread=unread
         )
         return (message.SerializeToString(),)
 

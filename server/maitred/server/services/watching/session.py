@@ -45,13 +45,14 @@ class SessionStream:
             snapshot = await self._engine.session(self._request.session_id)
         except SessionDeleted:
             # Who was cut off in the moment of the deletion still learns of the end.
-            newest = (await self._engine.reads.versions([self._ref])).get(self._ref, 0)
+            newest = await self._engine.reads.version(self._ref)
             after = resume_after(self._request, topic.seal, newest)
             if after is None:
                 raise
-            self.seen = after
-            if after == newest:
+            if after == newest or self._latest:
+                self.seen = newest
                 return self._end(unread=False)
+            self.seen = after
             return await self._from_log()
         topic.begin(snapshot.version, snapshot.state)
         after = resume_after(self._request, topic.seal, snapshot.version)
@@ -104,7 +105,7 @@ class SessionStream:
         try:
             snapshot = await self._engine.session(self._request.session_id)
         except SessionDeleted:
-            self.seen = self._topic.version
+            self.seen = await self._engine.reads.version(self._ref)
             return self._end(unread=False)
         return self._snapshot(snapshot) if snapshot.version > self.seen else ()
 
