@@ -11,7 +11,15 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from maitred.client._channel import TLS, ChannelPlan, Retries, channels_of, closed, silent
+from maitred.client._channel import (
+    TLS,
+    ChannelPlan,
+    Retries,
+    authorization,
+    channels_of,
+    closed,
+    silent,
+)
 from maitred.client._methods import method_of
 from maitred.client._servers import Attempts, Server, Servers
 from maitred.client.errors import MaitredError, from_rpc_error
@@ -26,7 +34,7 @@ class Transport:
         self, addresses: str | Sequence[str], token: str | None, tls: TLS | None, retries: Retries
     ) -> None:
         plans = channels_of(addresses, retries, tls)
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        metadata = authorization(token)
         self._channels = [_Channel(plan, metadata, tls) for plan in plans]
         self._servers = Servers([plan.target for plan in plans], retries) if plans[1:] else None
         self._gate = Gate()
