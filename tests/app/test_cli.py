@@ -194,6 +194,24 @@ def test_tokens_are_made_and_demanded(tmp_path: Path) -> None:
     assert made.stdout.strip() not in Path(tokens).read_text()
 
 
+def test_ids_of_chats_are_arguments_as_any_other(tmp_path: Path) -> None:
+    """What begins with a dash is an id where no flag is called so."""
+    chat, tokens = "-1001234:7", str(tmp_path / "tokens.jsonl")
+    viewer = run("token", "wall", "--role", "viewer", "--session", chat, "--tokens", tokens)
+    with serving(tmp_path) as server:
+        create = {"session_id": chat, "customer_id": chat}
+        grpc_call(server, "SessionService/CreateSession", **create)
+        listed = server.run("sessions", "--customer", chat)
+        grpc_call(server, "SessionService/DeleteSession", session_id=chat, reason="done")
+        watched = server.run("watch", chat, "--after", "1")
+        nobody = server.run("watch", "-unknown")
+
+    assert viewer.stdout.startswith("mtd_")
+    assert chat in listed.stdout
+    assert watched.stdout.splitlines()[-1] == "the session was deleted"
+    assert "there is no session" in nobody.stderr
+
+
 def test_the_guest_pays(tmp_path: Path) -> None:
     """`maitred pay` pays a link from any directory, and says so when it cannot."""
     usd = {"minor_units": 900, "currency": "USD"}
@@ -251,6 +269,9 @@ def test_nobody_there_is_said_in_one_line(free_port: int) -> None:
         (["serve", "--listen", "0.0.0.0:1"], "needs tokens"),
         (["serve", "--tokens", "/nonexistent/file"], "does not exist"),
         (["watch"], "required: session"),
+        (["watch", "--after"], "expected one argument"),
+        (["watch", "--customer", "-100"], "unknown flag --customer"),
+        (["serve", "-x"], "unknown flag -x"),
         ([], "required: COMMAND"),
     ],
 )

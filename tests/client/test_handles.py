@@ -56,6 +56,17 @@ async def test_a_visit(client: AsyncClient) -> None:
     ]
 
 
+async def test_a_handle_tells_a_new_visit(client: AsyncClient) -> None:
+    """Who keys by table is told that the table was left; who joins an open visit is not."""
+    first = await client.create_session(session_id="table-7")
+    joined = await client.create_session(session_id="table-7")
+    await first.close()
+    second = await client.create_session(session_id="table-7")
+
+    assert [each.new_visit for each in (first, joined, second)] == [False, False, True]
+    assert second.turn("t1").new_visit
+
+
 async def test_refusals_are_typed(client: AsyncClient) -> None:
     """A refusal is caught by its class and tells what stands in the contract."""
     guest = await client.create_session(opening_balance=500)

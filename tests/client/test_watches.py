@@ -184,6 +184,27 @@ async def test_a_deletion_says_what_was_left_unread(server: Server, client: Asyn
     assert items == [SessionEnded(1, deleted=True, unread=True)]
 
 
+async def test_a_deletion_says_what_was_left_unread_of_payments(
+    server: Server, client: AsyncClient
+) -> None:
+    """A watch of payments says it as that of the session does."""
+    guest = await client.create_session()
+    async with (
+        Proxy(server.address) as proxy,
+        AsyncClient(proxy.address) as watcher,
+        watcher.watch_payment(session_id=guest.session_id) as watch,
+    ):
+        await anext(watch)
+        proxy.refuse = True
+        proxy.cut()
+        await say(client, guest.session_id, 2)
+        await guest.delete(reason="the guest asked for it")
+        proxy.refuse = False
+        items = [item async for item in watch]
+
+    assert [(item.version, item.deleted, item.unread) for item in items] == [(1, True, True)]
+
+
 async def test_a_silent_connection_is_given_up(server: Server, client: AsyncClient) -> None:
     """Without news for three heartbeats the watch connects anew, and misses nothing."""
     guest = await client.create_session()

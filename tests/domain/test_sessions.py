@@ -383,6 +383,7 @@ def test_closing_writes_the_tab_off(log: Any) -> None:
         (TabOpen, "", False),
         (PermissionDenied, "because", False),
         (ReasonRequired, "", True),
+        (ReasonRequired, "\u200b\u2800\u3164", True),
         (CardNumberRefused, "4242424242424242", True),
     ],
 )

@@ -188,6 +188,34 @@ async def test_a_slow_reader_of_a_deleted_session_is_told_what_it_missed(wire: W
     assert at_end.events.events[0].HasField("session_deleted")
 
 
+async def test_a_deletion_says_what_it_left_unread_of_payments(wire: Wire) -> None:
+    """As for a session: who had read all but the deletion is told so, and who had not, too."""
+    near = watch_payment(wire)
+    token = (await read(near)).resume_token
+    latest = (await first_of(watch_session(wire, mode=session_pb2.WATCH_MODE_LATEST))).resume_token
+    last = await add(wire)
+    await wire("OrderService/ClearOrder", order_pb2.ClearOrderRequest(session_id="s1"))
+    await wire(
+        "SessionService/DeleteSession",
+        session_pb2.DeleteSessionRequest(session_id="s1", reason="asked for"),
+    )
+    shown = [message async for message in near if not message.heartbeat]
+    behind = [message async for message in watch_payment(wire, resume_token=token)]
+    at_end = [message async for message in watch_payment(wire, after_version=last + 1)]
+    newest = [
+        message
+        async for message in watch_session(
+            wire, resume_token=latest, mode=session_pb2.WATCH_MODE_LATEST
+        )
+    ]
+
+    assert [message.version for message in shown] == [last, last + 1, last + 2]
+    assert (shown[-1].deleted, shown[-1].unread) == (True, False)
+    assert [(each.version, each.deleted, each.unread) for each in behind] == [(1, True, True)]
+    assert [(each.version, each.unread) for each in at_end] == [(last + 2, False)]
+    assert [(each.version, each.end.deleted) for each in newest] == [(last + 2, True)]
+
+
 async def test_tokens_are_good_for_what_they_were_given_for(wire: Wire) -> None:
     """A token of another stream or session, or one that was changed, is OUT_OF_RANGE."""
     await create(wire, "s2")

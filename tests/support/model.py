@@ -108,7 +108,8 @@ class Model:
         self.version += 1
         self.payment_version += money
         if alive and self.status == "ACTIVE":
-            self.expires_s = -(-self.updated_ns // NS) + self.idle
+            # From the clock: where it was ahead, the event's time is, and its sessions end in time.
+            self.expires_s = -(-self.clock() // NS) + self.idle
 
     def unsettled(self) -> bool:
         """Whether money may still come in."""

@@ -58,4 +58,4 @@ class PaymentUpdate:
     outcome: PaymentOutcome.ValueType = PaymentOutcome.PAYMENT_OUTCOME_UNSPECIFIED
     """What became of the payment, or of the tab where no payment is watched: switch on this."""
     unread: bool = False
-    """Where it was deleted: versions after `version` were erased before this watch had read them."""
+    """Versions after `version` were erased before this watch had read them."""

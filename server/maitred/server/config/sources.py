@@ -126,6 +126,11 @@ class Parser(argparse.ArgumentParser):
             message = quoted.sub(told, message)
         raise SettingsError(message)
 
+    def _parse_optional(self, arg_string: str) -> Any:
+        """Take what begins with one dash and is no flag for a value: ids of chats begin so."""
+        is_flag = arg_string.startswith("--") or arg_string in self._option_string_actions
+        return super()._parse_optional(arg_string) if is_flag else None
+
     def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse all of `argv`.
 

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from maitred.server.config import SettingsError
+from maitred.server.domain import names
 from maitred.server.engine.call import Actor
 from maitred.server.errors import Unauthenticated
 from maitred.v1.common_pb2 import Binding, Role
@@ -47,7 +48,7 @@ _LOOK_EVERY_S: Final = 1.0
 GRACE_S: Final = 5.0
 """How long tokens outlive their file: longer than a replacement takes, too short to rely on."""
 
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_ID_CHARS: Final = 128
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _FIELDS: Final = frozenset({"name", "role", "digest", "session_id", "expires_at"})
 
@@ -60,6 +61,12 @@ class Grant(NamedTuple):
 
     actor: Actor
     expires_at_s: float | None = None
+
+
+def _is_id(text: str) -> bool:
+    """Whether a session may be called so, by the contract's rule and the domain's."""
+    printable = text.isprintable() and " " not in text
+    return printable and len(text) <= _ID_CHARS and names.is_visible(text)
 
 
 def digest(token: str) -> bytes:
@@ -83,8 +90,8 @@ class TokenLine:
             raise ValueError(f"name {self.name!r} is not letters, digits and . _ @ -")
         if (self.role == Role.ROLE_VIEWER) != bool(self.session_id):
             raise ValueError("a viewer is bound to a session_id, and nobody else is")
-        if self.session_id and not _ID.fullmatch(self.session_id):
-            raise ValueError(f"session_id {self.session_id!r} is none")
+        if self.session_id and not _is_id(self.session_id):
+            raise ValueError(f"session_id {self.session_id!r} is not the id of a session")
         if len(self.digest) != DIGEST_BYTES:
             raise ValueError("digest is not 64 hexadecimal digits")
         if self.expires_at is not None and self.expires_at.tzinfo is None:
