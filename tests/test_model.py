@@ -309,6 +309,8 @@ class SessionMachine(RuleBasedStateMachine):
     def cancel_payment(self) -> None:
         """Withdraw the link."""
         request = payment_pb2.CancelPaymentRequest(reason="changed their mind")
+        if self.model.pay is not None:
+            request.payment_id = self._newest_payment().payment_id
         self.do("PaymentService/CancelPayment", request, self.model.cancel_payment)
 
     @mostly(lambda self: self.model.tab > 0)
@@ -630,7 +632,11 @@ def told(model: Model) -> dict[str, Any]:
         "labels": model.labels,
         "attributes": model.attributes,
         "received": (model.received, model.refunded),
-        "payment": pay and (pay.status, pay.amount, pay.refunded, pay.superseded),
+        "payment": (
+            (pay.status, pay.amount, pay.refunded, pay.superseded)
+            if pay is not None and pay.resets == model.resets
+            else None
+        ),
     }
 
 

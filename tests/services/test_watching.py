@@ -84,6 +84,14 @@ async def first_of(call: Any) -> Any:
     return message
 
 
+async def rest_of(call: Any) -> list[Any]:
+    """What is left of a stream that ends by itself."""
+    messages = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages
+
+
 STREAMS: dict[str, Callable[..., Any]] = {
     "everything": watch_events,
     "filtered": lambda wire, **fields: watch_events(wire, changes=["session_closed"], **fields),
@@ -199,15 +207,12 @@ async def test_a_deletion_says_what_it_left_unread_of_payments(wire: Wire) -> No
         "SessionService/DeleteSession",
         session_pb2.DeleteSessionRequest(session_id="s1", reason="asked for"),
     )
-    shown = [message async for message in near if not message.heartbeat]
-    behind = [message async for message in watch_payment(wire, resume_token=token)]
-    at_end = [message async for message in watch_payment(wire, after_version=last + 1)]
-    newest = [
-        message
-        async for message in watch_session(
-            wire, resume_token=latest, mode=session_pb2.WATCH_MODE_LATEST
-        )
-    ]
+    shown = [message for message in await rest_of(near) if not message.heartbeat]
+    behind = await rest_of(watch_payment(wire, resume_token=token))
+    at_end = await rest_of(watch_payment(wire, after_version=last + 1))
+    newest = await rest_of(
+        watch_session(wire, resume_token=latest, mode=session_pb2.WATCH_MODE_LATEST)
+    )
 
     assert [message.version for message in shown] == [last, last + 1, last + 2]
     assert (shown[-1].deleted, shown[-1].unread) == (True, False)

@@ -117,7 +117,7 @@ class Model:
 
     def overdue(self) -> bool:
         """Whether the session must expire."""
-        late = self.now() >= self.expires_s * NS
+        late = self.clock() >= self.expires_s * NS
         return self.status == "ACTIVE" and late and not self.tab and not self.unsettled()
 
     def expire(self) -> None:

@@ -1267,6 +1267,7 @@ class WatchPaymentResponse(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The session version that this shows."""
@@ -1284,6 +1285,8 @@ class WatchPaymentResponse(_message.Message):
     """
     last: _builtins.bool
     """The stream ends with this message, as end_when_settled asks."""
+    unread: _builtins.bool
+    """With deleted: events between `version` and the deletion were erased before this watch had read them."""
     @_builtins.property
     def state(self) -> _state_pb2.PaymentState:
         """The whole payment state."""
@@ -1310,11 +1313,12 @@ class WatchPaymentResponse(_message.Message):
         deleted: _builtins.bool = ...,
         outcome: Global___PaymentOutcome.ValueType = ...,
         last: _builtins.bool = ...,
+        unread: _builtins.bool = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "last", b"last", "outcome", b"outcome", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "last", b"last", "outcome", b"outcome", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "unread", b"unread", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
