@@ -73,7 +73,10 @@ async def test_connections_that_are_cut_lose_and_double_no_turn(
 
     async def cut() -> None:
         # Not by the clock: on a busy machine that may cut every connection before it is of use.
-        while await gone_through.wait() and not done:
+        while True:
+            await gone_through.wait()
+            if done:
+                return
             gone_through.clear()
             postgres.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

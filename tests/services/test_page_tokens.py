@@ -78,9 +78,11 @@ async def test_a_changed_token_is_refused(wires: tuple[Wire, str], rpc: str) -> 
     token = (await page(wire, rpc, LISTINGS[rpc])).next_page_token
     raw = base64.urlsafe_b64decode(token)
     changed = [raw[:at] + bytes([byte ^ 1]) + raw[at + 1 :] for at, byte in enumerate(raw)]
-    for wrong in (*changed, raw[:-1], raw + b"\0", raw[:16], b"noise", bytes(len(raw))):
-        outcome = await page(wire, rpc, LISTINGS[rpc], base64.urlsafe_b64encode(wrong).decode())
-        assert isinstance(outcome, Failure), wrong
+    made_up = [raw[:-1], raw + b"\0", raw[:16], b"noise", bytes(len(raw))]
+    wrong = [base64.urlsafe_b64encode(each).decode() for each in (*changed, *made_up)]
+    for each in (*wrong, token + "=", token + "====", token + "\n", " " + token):
+        outcome = await page(wire, rpc, LISTINGS[rpc], each)
+        assert isinstance(outcome, Failure), each
         assert outcome.reason == "INVALID_PAGE_TOKEN"
     assert not isinstance(await page(wire, rpc, LISTINGS[rpc], token), Failure)
 

@@ -52,9 +52,7 @@ class Listing:
 
     def token(self, position: int | None) -> str:
         """Make the token that continues after a position; empty at the end."""
-        if position is None:
-            return ""
-        return base64.urlsafe_b64encode(self._seal.token(_PLACE.pack(position))).decode()
+        return "" if position is None else _written(self._seal.token(_PLACE.pack(position)))
 
     def _decode(self, token: str) -> int | None:
         if not token:
@@ -64,7 +62,8 @@ class Listing:
         except (ValueError, binascii.Error):
             raw = b""
         place = self._seal.place(raw)
-        if place is None or len(place) != _PLACE.size:
+        # Base64 can be written in more ways than one.
+        if place is None or len(place) != _PLACE.size or _written(raw) != token:
             raise InvalidPageToken(
                 "the page token is not of this listing",
                 violations=[
@@ -103,6 +102,10 @@ async def fill(
             return items, None
         if not chunk:
             return items, None
+
+
+def _written(token: bytes) -> str:
+    return base64.urlsafe_b64encode(token).decode()
 
 
 def _selection(request: Message) -> bytes:
