@@ -107,10 +107,13 @@ async def set_tip(
 async def create_payment(_client: AsyncClient) -> Facts:
     """Make the link to pay with."""
     payment = await guest().create_payment()
+    # There is a link only where the guest can pay now; what else there is to do, the text says.
+    link = {"url": payment.url} if payment.url else {}
     return {
         "amount": payment.amount.minor_units,
-        "url": payment.url,
+        "next": payment.next_action.text,
         "simulated": payment.is_simulated,
+        **link,
     }
 
 

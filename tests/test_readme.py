@@ -38,7 +38,9 @@ async def _run(*command: str) -> tuple[int, str]:
 async def test_example_runs_as_it_stands(tmp_path: Path) -> None:
     """The Python example does what it says against a server whose guests pay."""
     source = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
-    async with running_server(simulated_outcome="pay", simulated_dir=str(tmp_path)) as server:
+    async with running_server(
+        simulated_outcome="pay", simulated_delay_s=0.5, simulated_dir=str(tmp_path)
+    ) as server:
         script = tmp_path / "example.py"
         script.write_text(source.replace(ADDRESS, server.address))
         code, output = await _run(sys.executable, str(script))

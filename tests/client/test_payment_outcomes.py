@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from maitred.client import AsyncClient
-from maitred.v1.payment_pb2 import PaymentOutcome
-from maitred.v1.state_pb2 import PaymentMethod
+from maitred.client import (
+    AsyncClient,
+    NextAction,
+    NextActionKind,
+    Payment,
+    PaymentMethod,
+    PaymentOutcome,
+    RequestedPayment,
+)
+from maitred.v1.payment_pb2 import CreatePaymentResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -123,3 +131,36 @@ async def test_cash_for_an_open_link_is_told_as_paid_and_never_as_dead(
     assert (said[0], said[-1]) == (PENDING, PAID)
     assert DEAD not in told
     assert told[-1] == SUPERSEDED
+
+
+async def test_who_asks_for_a_payment_is_told_what_to_do(client: AsyncClient) -> None:
+    """In the answer, in a check of it and in the watch; a url is there only to be shown."""
+    guest = await client.create_session()
+    await guest.add_item("IPA")
+    asked = await guest.create_payment()
+    again = await guest.create_payment()
+    checked = await guest.check_payment()
+    update = await anext(aiter(guest.watch_payment()))
+    await cash(guest)
+    paid = await guest.check_payment()
+
+    assert asked.next_action.kind == NextActionKind.NEXT_ACTION_KIND_PAY
+    assert (asked.url, asked.outcome) == (asked.payment.url, PENDING)
+    assert asked.url
+    assert (asked.amount.minor_units, asked.is_simulated) == (600, True)
+    assert asked == again == asked.payment
+    assert checked.next_action == asked.next_action == update.next_action
+    assert (paid.outcome, paid.next_action.kind) == (PAID, NextActionKind.NEXT_ACTION_KIND_NONE)
+
+
+def test_a_link_that_must_not_be_shown_has_no_url() -> None:
+    """Whatever the payment itself still knows of it."""
+    answer = CreatePaymentResponse(
+        payment=Payment(payment_id="p", url="https://pay.example/p"),
+        next_action=NextAction(kind=NextActionKind.NEXT_ACTION_KIND_WAIT, text="wait"),
+    )
+    asked = RequestedPayment(answer)
+
+    assert asked.url == ""
+    assert "wait" in repr(asked)
+    assert copy.copy(asked) == asked

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         Money,
         Order,
         OrderLine,
-        Payment,
         PaymentState,
         PaymentUpdate,
+        RequestedPayment,
         Session,
         SessionHandle,
         SessionUpdate,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         assert_type(await guest.remove_item(1), OrderLine | None)
         assert_type(await guest.place_order(request_id="r"), Order)
         assert_type(await guest.set_tip(15), PaymentState)
-        assert_type(await guest.create_payment(), Payment)
+        assert_type(await guest.create_payment(), RequestedPayment)
         assert_type(await guest.record_turn([]), Conversation)
         assert_type(await client.get_session(session_id="s"), Session)
         async for item in guest.watch():

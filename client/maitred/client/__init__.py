@@ -54,6 +54,8 @@ __all__ = [
     "Mutation",
     "NetworkError",
     "NewMessage",
+    "NextAction",
+    "NextActionKind",
     "NoCurrentSession",
     "NothingToPay",
     "Order",
@@ -72,6 +74,7 @@ __all__ = [
     "PaymentNotConfirmed",
     "PaymentNotFound",
     "PaymentOpen",
+    "PaymentOutcome",
     "PaymentSettled",
     "PaymentState",
     "PaymentStatus",
@@ -89,6 +92,7 @@ __all__ = [
     "RequestId",
     "RequestIdReused",
     "RequestTooLarge",
+    "RequestedPayment",
     "Retries",
     "Role",
     "SchemaTooNew",
@@ -167,6 +171,9 @@ from maitred.client._money import (
 from maitred.client._options import (
     Mutation,
     RequestId,
+)
+from maitred.client._payments import (
+    RequestedPayment,
 )
 from maitred.client._status import (
     FieldViolation,
@@ -258,6 +265,11 @@ from maitred.v1.event_pb2 import (
     Event,
 )
 from maitred.v1.menu_pb2 import MarkPolicy
+from maitred.v1.payment_pb2 import (
+    NextAction,
+    NextActionKind,
+    PaymentOutcome,
+)
 from maitred.v1.session_pb2 import (
     SourcedEvent,
     WatchMode,

@@ -95,6 +95,7 @@ class PaymentCursor:
                 message.deleted,
                 message.outcome,
                 message.unread,
+                message.next_action if message.HasField("next_action") else None,
             )
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maitred.v1.event_pb2 import Event
-from maitred.v1.payment_pb2 import PaymentOutcome
+from maitred.v1.payment_pb2 import NextAction, PaymentOutcome
 from maitred.v1.state_pb2 import Payment, PaymentState, Session
 
 
@@ -59,3 +59,5 @@ class PaymentUpdate:
     """What became of the payment, or of the tab where no payment is watched: switch on this."""
     unread: bool = False
     """Versions after `version` were erased before this watch had read them."""
+    next_action: NextAction | None = None
+    """What to do about the payment: show a link, wait, call staff; None before the first."""

@@ -481,8 +481,11 @@ class CreatePaymentResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     PAYMENT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """The request was answered before; nothing changed this time."""
+    outcome: Global___PaymentOutcome.ValueType
+    """What became of it."""
     @_builtins.property
     def next_action(self) -> Global___NextAction:
         """What to do with it: show the link, wait, or call staff."""
@@ -509,10 +512,11 @@ class CreatePaymentResponse(_message.Message):
         event: _event_pb2.Event | None = ...,
         replayed: _builtins.bool = ...,
         payment: _state_pb2.Payment | None = ...,
+        outcome: Global___PaymentOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_action", b"next_action", "payment", b"payment", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_action", b"next_action", "payment", b"payment", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_action", b"next_action", "outcome", b"outcome", "payment", b"payment", "replayed", b"replayed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1268,6 +1272,7 @@ class WatchPaymentResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     UNREAD_FIELD_NUMBER: _builtins.int
+    NEXT_ACTION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The session version that this shows."""
@@ -1296,6 +1301,10 @@ class WatchPaymentResponse(_message.Message):
         """The payment; absent before the first."""
 
     @_builtins.property
+    def next_action(self) -> Global___NextAction:
+        """What to do about the payment; absent before the first."""
+
+    @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """How often the server sends something at least, in the first message and in heartbeats. Three times
         that long without a message means that the connection is dead.
@@ -1314,11 +1323,12 @@ class WatchPaymentResponse(_message.Message):
         outcome: Global___PaymentOutcome.ValueType = ...,
         last: _builtins.bool = ...,
         unread: _builtins.bool = ...,
+        next_action: Global___NextAction | None = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "payment", b"payment", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "next_action", b"next_action", "payment", b"payment", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "last", b"last", "outcome", b"outcome", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "unread", b"unread", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "heartbeat", b"heartbeat", "heartbeat_interval", b"heartbeat_interval", "last", b"last", "next_action", b"next_action", "outcome", b"outcome", "payment", b"payment", "resume_token", b"resume_token", "settled", b"settled", "state", b"state", "unread", b"unread", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from maitred.client._async.pages import AsyncPager
 from maitred.client._async.watches import AsyncPaymentWatch
 from maitred.client._money import money, optional_money
 from maitred.client._options import Mutation
+from maitred.client._payments import RequestedPayment
 from maitred.v1.common_pb2 import Money
 from maitred.v1.payment_pb2 import CheckPaymentResponse, GetPaymentStateResponse
 from maitred.v1.state_pb2 import Payment, PaymentMethod, PaymentState, Refund
@@ -68,8 +69,10 @@ class AsyncHandlePayments(AsyncHandleCore):
         self._seen.see(answer.session)
         return answer.session.payment
 
-    async def create_payment(self, **options: Unpack[Mutation]) -> Payment:
+    async def create_payment(self, **options: Unpack[Mutation]) -> RequestedPayment:
         """Ask for a link to pay with; an open payment of the same amount is returned again.
+
+        Its `next_action` says what to do: show the link, wait, or call staff.
 
         Raises: NothingToPay, PreviousPaymentUnresolved, AmountOutOfRange.
         """
@@ -77,7 +80,7 @@ class AsyncHandlePayments(AsyncHandleCore):
             session_id=self.session_id, **self._fenced(options)
         )
         self._seen.see(answer.session)
-        return answer.payment
+        return RequestedPayment(answer)
 
     async def check_payment(
         self, *, wait: float = 0.0, payment_id: str = "", require_settled: bool = False

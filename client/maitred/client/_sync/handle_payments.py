@@ -7,6 +7,7 @@ from typing import Unpack
 
 from maitred.client._money import money, optional_money
 from maitred.client._options import Mutation
+from maitred.client._payments import RequestedPayment
 from maitred.client._sync.handle_core import HandleCore
 from maitred.client._sync.pages import Pager
 from maitred.client._sync.watches import PaymentWatch
@@ -69,14 +70,16 @@ class HandlePayments(HandleCore):
         self._seen.see(answer.session)
         return answer.session.payment
 
-    def create_payment(self, **options: Unpack[Mutation]) -> Payment:
+    def create_payment(self, **options: Unpack[Mutation]) -> RequestedPayment:
         """Ask for a link to pay with; an open payment of the same amount is returned again.
+
+        Its `next_action` says what to do: show the link, wait, or call staff.
 
         Raises: NothingToPay, PreviousPaymentUnresolved, AmountOutOfRange.
         """
         answer = self._client.create_payment(session_id=self.session_id, **self._fenced(options))
         self._seen.see(answer.session)
-        return answer.payment
+        return RequestedPayment(answer)
 
     def check_payment(
         self, *, wait: float = 0.0, payment_id: str = "", require_settled: bool = False

@@ -245,6 +245,7 @@ def payment_view(
         return PaymentView(response.SerializeToString(), None, of_tab, settles)
     response.payment.CopyFrom(payment)
     response.settled = changes.is_settled(payment)
+    response.next_action.CopyFrom(outcomes.next_action(payment, session.payment))
     # Of this message's own: one of the state would hold the whole of it in memory.
     return PaymentView(response.SerializeToString(), response.payment, of_tab, settles)
 

@@ -74,7 +74,9 @@ class PaymentService:
         """Ask for what is owed, or return the link that asks for it."""
         result, payment, state = await self._commands.create(request, call)
         response = pb.CreatePaymentResponse(
-            next_action=outcomes.next_action(payment, state), payment=payment
+            next_action=outcomes.next_action(payment, state),
+            payment=payment,
+            outcome=outcomes.outcome_of(payment),
         )
         return result.reply(response, first=2)
 
