@@ -18,10 +18,10 @@ from benchmarks.measure import progress, say
 from maitred.server.domain import sessions
 from maitred.server.domain.evolve import EVENT_SCHEMA
 from maitred.server.engine import eventlog
-from maitred.server.engine.aggregates import aggregates
 from maitred.server.engine.clock import ManualClock, RandomIds, SystemClock
-from maitred.server.engine.refs import session_ref
-from maitred.server.stores.base import Append, Kind
+from maitred.server.kinds import all_kinds
+from maitred.server.kinds.session import SESSION, session_ref
+from maitred.server.stores.base import Append
 from maitred.server.stores.sqlite import schema
 from maitred.server.stores.sqlite.batch import append_event
 from maitred.server.stores.sqlite.sql import SQL, load_migrations
@@ -112,13 +112,13 @@ def _insert(cursor: sqlite3.Cursor, append: Append) -> None:
         ),
     )
     aggregate: Any = cursor.lastrowid
-    cursor.execute(SQL["add_label"], (Kind.SESSION, *index.labels[0], aggregate))
+    cursor.execute(SQL["add_label"], (SESSION, *index.labels[0], aggregate))
     append_event(cursor, aggregate, append)
 
 
 def _appends(count: int) -> Iterator[Append]:
     """Decide and evolve as the engine does, a millisecond apart."""
-    kind = aggregates(0)[Kind.SESSION]
+    kind = all_kinds()[SESSION]
     defaults = sessions.Defaults("default", 100_000, "USD", IDLE_S)
     clock = ManualClock(SystemClock().now_ns() - count * 1_000_000)
     ids = RandomIds(clock)

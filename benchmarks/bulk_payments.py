@@ -23,7 +23,7 @@ from maitred.server.engine.call import SYSTEM_CALL
 from maitred.server.engine.clock import SystemClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments.records import Records
 from maitred.server.payments.stripe import StripeConfig, terms, translation
 from maitred.server.stores import create_store

@@ -17,9 +17,9 @@ from benchmarks.guests import Guests, lines_of
 from benchmarks.load import Caller, Post, Posted, Posting, Report
 from benchmarks.measure import BenchmarkError, median, median_ratio, progress, say
 from benchmarks.servers import Maitred
+from maitred.server.kinds.tables import Table
 from maitred.server.payments.inbox import PENDING
 from maitred.server.payments.throttle import BURST as ALLOWANCE_S
-from maitred.server.stores.base import Table
 
 WEBHOOKS_PER_S = 100.0
 WEBHOOK_CONNECTIONS = 32

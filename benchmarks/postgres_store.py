@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, cast
 import psycopg
 
 from benchmarks.measure import BenchmarkError, median, median_ratio
-from maitred.server.stores.base import Append, Commit, Committed, Kind, Ref
+from maitred.server.kinds.session import SESSION
+from maitred.server.stores.base import Append, Commit, Committed, Ref
 from maitred.server.stores.postgres import PostgresStore
 from maitred.server.stores.postgres.batch import plain_columns
 from maitred.server.stores.postgres.columns import register
@@ -58,7 +59,7 @@ async def commit_rates(url: str, seconds: float) -> Rates:
             if outcome != Committed():
                 raise BenchmarkError(f"a commit was answered {outcome}")
 
-        refs = [new_ref(Kind.SESSION) for _ in range(COMMITTERS)]
+        refs = [new_ref(SESSION) for _ in range(COMMITTERS)]
         for ref in refs:
             await batched(_append_to(ref, 0))
         bases = dict.fromkeys(refs, 1)
@@ -86,7 +87,7 @@ async def looking_ms(url: str, rounds: int) -> list[float]:
         _opened(url, hints=False) as first,
         _opened(url, hints=False) as second,
     ):
-        ref = new_ref(Kind.SESSION)
+        ref = new_ref(SESSION)
         await put(first, Commit((_append_to(ref, 0),)))
         known = {ref: 1}
         changes = cast("AsyncGenerator[set[Ref]]", second.changed(known))

@@ -13,7 +13,7 @@ from tests.support.requests import GUEST
 from tests.support.wire import METHODS, STATUS_OF, Wire, wired
 
 from maitred.server.app.pipeline.auth import add_token
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.v1 import (
     admin_pb2,
     conversation_pb2,

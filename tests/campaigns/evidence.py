@@ -9,7 +9,7 @@ from tests.campaigns.killing import KillFailure
 from maitred.server.domain.evolve import evolve_session
 from maitred.server.engine import eventlog
 from maitred.server.engine.identity import digest_request_id
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.v1.state_pb2 import Session
 
 if TYPE_CHECKING:

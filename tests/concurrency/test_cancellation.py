@@ -14,7 +14,7 @@ from tests.concurrency.conftest import Bar
 from tests.support.bar import add, new_guest, session, turn
 from tests.support.wire import Wire, wired
 
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.v1 import admin_pb2, session_pb2
 
 GIVEN_UP = {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}

@@ -15,7 +15,7 @@ from maitred.server.engine.call import Actor, Call
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores import create_store
 from maitred.server.stores.base import Store
 from maitred.server.testing.faulty import FaultyStore

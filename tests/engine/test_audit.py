@@ -12,7 +12,7 @@ from maitred.server.config import Settings
 from maitred.server.engine.audit import AuditReport
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores import create_store
 from maitred.v1 import admin_pb2 as pb
 

@@ -14,15 +14,15 @@ import pytest
 from tests.support.redis import redis_server
 
 from maitred.client import AsyncClient
-from maitred.server.engine.aggregates import aggregates
 from maitred.server.engine.copying import Copied, Copy
+from maitred.server.kinds import all_kinds
+from maitred.server.kinds.tables import Table
 from maitred.server.stores import create_store
 from maitred.server.stores.base import (
     SECRET_BYTES,
     Claim,
     Commit,
     HeadFilter,
-    Kind,
     Loaded,
     Record,
     Ref,
@@ -31,7 +31,6 @@ from maitred.server.stores.base import (
     Store,
     StoredEvent,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.testing.faulty import FaultyStore
 from maitred.server.testing.samples import new_append, new_ref, put
@@ -98,7 +97,7 @@ async def copy(source: Store, target: Store) -> Copied:
     work = Copy(
         source,
         target,
-        aggregates(0),
+        all_kinds(),
         lambda *_: None,
         secrets=(b"", bytes(SECRET_BYTES)),
         inbound_expires_ns=time.time_ns() + 10**12,
@@ -151,7 +150,7 @@ class Contents:
             rows = await store.list_rows(table, RowFilter(), None, 1000)
             found.rows += [row._replace(position=0) for row in rows]
         found.claims = await store.list_claims(None, 1000)
-        for kind in Kind:
+        for kind in {*all_kinds(), 2, 4}:
             heads = await store.list_heads(kind, HeadFilter(), None, 1000)
             found.listed += [head.ref for head in heads]
         found.fed = [(event.ref, event.version) for event in await store.feed(b"", 1000)]

@@ -11,8 +11,8 @@ import structlog
 from maitred.client import AsyncClient
 from maitred.server.config import Settings
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import MaitredError
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores import create_store
 from maitred.server.stores.base import CorruptData, StoreError
 from maitred.server.testing.servers import running_server

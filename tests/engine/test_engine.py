@@ -16,7 +16,6 @@ from maitred.server.domain import sessions
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.engine.sweeper import Sweeper
 from maitred.server.errors import (
     ConcurrentModification,
@@ -27,6 +26,7 @@ from maitred.server.errors import (
     SessionDeleted,
     SessionExpired,
 )
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores.base import CorruptData, Store, StoreFull, StoreUnavailable
 from maitred.server.testing.faulty import Fault, FaultyStore
 from maitred.v1.event_pb2 import Event

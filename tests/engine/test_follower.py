@@ -19,9 +19,9 @@ from maitred.server.engine import watchdog
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.engine.ring import RING, Topic
 from maitred.server.errors import ConcurrentModification, StoreUnavailable
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores import base
 from maitred.server.stores.memory import MemoryStore
 from maitred.v1.event_pb2 import Event

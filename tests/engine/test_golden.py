@@ -11,6 +11,7 @@ import pytest
 
 from maitred.server.domain.evolve import evolve_menu, evolve_session
 from maitred.server.engine import eventlog
+from maitred.server.kinds.session import SESSION
 from maitred.server.stores.base import Kind, Ref, StoredEvent
 from maitred.v1.state_pb2 import Menu, Session
 
@@ -28,7 +29,7 @@ def test_log_folds_to_its_state(log: Path) -> None:
     for line in log.read_text().splitlines():
         entry: dict[str, Any] = json.loads(line)
         ref = Ref(Kind(entry["kind"]), entry["id"])
-        evolve: Any = evolve_session if ref.kind is Kind.SESSION else evolve_menu
+        evolve: Any = evolve_session if ref.kind is SESSION else evolve_menu
         state: Any = None
         chain = eventlog.chain_start(ref)
         for stored in entry["events"]:
@@ -48,9 +49,7 @@ def test_log_folds_to_its_state(log: Path) -> None:
             )
             state = evolve(state, eventlog.decode(row))
             folded += 1
-        kept = (Session if ref.kind is Kind.SESSION else Menu).FromString(
-            _bytes(entry["body"]) or b""
-        )
+        kept = (Session if ref.kind is SESSION else Menu).FromString(_bytes(entry["body"]) or b"")
 
         assert state == kept
         assert chain == _bytes(entry["chain"])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import grpc
 import pytest
 from tests.engine.conftest import AGENT, create, turn
 from tests.support.wire import Failure, Wire, wired
 
 from maitred.server.engine import limits
-from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine.cache import HeadCache, Latest
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.engine.ring import RINGS_BYTES, RingEntry, Rings, Topic
 from maitred.server.engine.tokens import Tokens
 from maitred.server.errors import RequestTooLarge
+from maitred.server.kinds.session import SESSION, session_ref
 from maitred.v1 import menu_pb2, order_pb2, session_pb2, state_pb2
 from maitred.v1.common_pb2 import Money
 
@@ -28,13 +30,12 @@ def line(request_id: str = "") -> order_pb2.AddItemRequest:
     )
 
 
-async def test_a_full_session_refuses_lines_and_can_still_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_full_session_refuses_lines_and_can_still_place() -> None:
     """The refusal names size and bound; a retry of what was accepted is answered all the same."""
-    monkeypatch.setattr(limits, "SESSION_BYTES", 8000)
     asked = session_pb2.GetSessionRequest(session_id="s1")
-    async with wired() as (_, wire):
+    async with wired() as (server, wire):
+        kinds = server.engine.kinds
+        kinds[SESSION] = dataclasses.replace(kinds[SESSION], most_bytes=8000)  # type: ignore[index]  # only here
         created = session_pb2.CreateSessionRequest(session_id="s1")
         await wire("SessionService/CreateSession", created)
         accepted = 0
@@ -90,7 +91,7 @@ def test_the_cache_of_heads_is_bounded_in_bytes(held: int) -> None:
     cache = HeadCache(10_000, 1_000_000)
     for number in range(500):
         size = 100_000 // held
-        head = Head(number % 7 + 1, 0, b"", bytes(size), None, None, None)
+        head = Latest(number % 7 + 1, 0, b"", bytes(size), None, None, None)
         cache.put(session_ref(f"s{number % 100}"), head)
         if number % 3 == 0:
             cache.drop(session_ref(f"s{number % 50}"))

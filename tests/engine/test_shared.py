@@ -13,14 +13,14 @@ from tests.support.shared import Shared
 from maitred.server.config import Settings
 from maitred.server.domain import sessions
 from maitred.server.engine import committer
-from maitred.server.engine.cache import Head
+from maitred.server.engine.cache import Latest
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.engine.sweeper import Sweeper
 from maitred.server.errors import ConcurrentModification
-from maitred.server.stores.base import HeadFilter, Kind, OutcomeUnknown, Ref
+from maitred.server.kinds.session import SESSION, session_ref
+from maitred.server.stores.base import HeadFilter, OutcomeUnknown, Ref
 from maitred.server.stores.memory import MemoryStore
 from maitred.server.testing.faulty import Fault
 from maitred.v1.session_pb2 import (
@@ -184,7 +184,7 @@ async def test_a_sweep_erases_nothing_that_came_back(
         _clock(engine).advance(Settings().retention_seconds + 1)
     looked = second.reader.head
 
-    async def begun_anew(ref: Ref) -> Head | None:
+    async def begun_anew(ref: Ref) -> Latest | None:
         head = await looked(ref)
         monkeypatch.setattr(second.reader, "head", looked)
         await begin_visit(first)
@@ -218,7 +218,7 @@ async def test_reads_of_a_server_never_go_back(pair: tuple[Engine, Engine]) -> N
             if at % 3 == 0:
                 seen = (await second.events(session_ref("s1"), 0, 200))[-1].version
             elif at % 3 == 1:
-                heads = await second.store.list_heads(Kind.SESSION, HeadFilter(), None, 1)
+                heads = await second.store.list_heads(SESSION, HeadFilter(), None, 1)
                 seen = heads[0].version
             else:
                 seen = (await second.session("s1")).version

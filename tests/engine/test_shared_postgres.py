@@ -19,8 +19,8 @@ from tests.engine.test_shared import (
 from maitred.server.config import Settings
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import LockTimeout
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores import create_store
 from maitred.server.stores.base import OutcomeUnknown, StoreUnavailable
 

@@ -16,9 +16,10 @@ from tests.support.wire import MUTATIONS, STATUS_OF, Failure, Wire, wired
 
 from maitred.server.app.server import Server
 from maitred.server.engine.clock import ManualClock
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.menu import MENU
+from maitred.server.kinds.session import SESSION, session_ref
 from maitred.server.stores import create_store
-from maitred.server.stores.base import Kind, Ref
+from maitred.server.stores.base import Ref
 from maitred.server.testing.faulty import Fault, FaultyStore
 from maitred.v1 import menu_pb2, session_pb2
 
@@ -86,7 +87,7 @@ async def play(rig: Rig, rpc: str, *faults: Fault) -> Run:
     await rig.store.release()
     following = await rig.wire.outcome(*_next(prepared))
     events = await rig.server.engine.events(prepared.target, 0, 1000)
-    if prepared.target.kind is Kind.SESSION and rpc != DELETE:
+    if prepared.target.kind is SESSION and rpc != DELETE:
         report = await rig.server.engine.verify(prepared.target)
         assert not report.violations
     assert rig.store.pending == 0
@@ -98,7 +99,7 @@ async def play(rig: Rig, rpc: str, *faults: Fault) -> Run:
 
 def _next(prepared: Prepared) -> tuple[str, Message]:
     target: Ref = prepared.target
-    if target.kind is Kind.MENU:
+    if target.kind is MENU:
         request = menu_pb2.SetItemAvailabilityRequest(
             menu_id=target.id, item="olives", sold_out=True
         )

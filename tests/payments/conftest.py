@@ -18,7 +18,7 @@ from maitred.server.engine.call import Actor, Call
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments import simulated
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.payments.gateway import Gateway, Gateways

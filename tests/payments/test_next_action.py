@@ -9,8 +9,8 @@ from tests.payments.conftest import STAFF, Bar, call, usd
 
 from maitred.server.domain import sessions
 from maitred.server.engine.command import Command
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import NothingToPay, PaymentNotFound, PaymentOpen
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments import simulated
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import (

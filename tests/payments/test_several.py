@@ -10,11 +10,12 @@ import pytest
 from tests.payments.conftest import STAFF, Bar, usd
 from tests.support.shared import Shared
 
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
+from maitred.server.kinds.tables import Table
 from maitred.server.payments import duty, inbox, simulated, sweep
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.payments.provider import Notice
-from maitred.server.stores.base import RowFilter, Table
+from maitred.server.stores.base import RowFilter
 from maitred.server.stores.memory import MemoryStore
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import (

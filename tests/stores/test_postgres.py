@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from maitred.server.kinds.menu import MENU
+from maitred.server.kinds.tables import Table
 from maitred.server.stores import create_store
 from maitred.server.stores.base import (
     Commit,
     Committed,
     Conflict,
     CorruptData,
-    Kind,
     Outcome,
     Ref,
     Replayed,
@@ -22,7 +23,6 @@ from maitred.server.stores.base import (
     StoreError,
     StoreFull,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.postgres import PostgresStore
 from maitred.server.testing.samples import (
@@ -130,7 +130,7 @@ class TestPostgres(StoreContract):
 
     async def test_a_commit_of_every_part_is_written_whole(self, store: Store) -> None:
         """Several appends, claims new, renewed, released and taken over, rows and drops at once."""
-        old, new = new_ref(), new_ref(Kind.CUSTOMER)
+        old, new = new_ref(), new_ref(2)
         kept, given, handed = (new_claim(owner="a") for _ in range(3))
         gone = new_row(Table.INBOX, old)
         await put(store, Commit((new_append(old, 0),), (kept, given, handed), (), (gone,)))
@@ -157,14 +157,14 @@ class TestPostgres(StoreContract):
         """A zero character or half a surrogate is an error of its commit, or of its read."""
         good = new_ref()
         answers = [start(store, new_commit(good, 0))]
-        answers += [start(store, new_commit(Ref(Kind.MENU, bad), 0)) for bad in ("a\0b", "\ud800")]
+        answers += [start(store, new_commit(Ref(MENU, bad), 0)) for bad in ("a\0b", "\ud800")]
         outcomes = [await answer for answer in answers]
 
         assert outcomes[0] == Committed()
         assert [type(outcome) for outcome in outcomes[1:]] == [StoreError, StoreError]
         assert (await store.versions([good])) == {good: 1}
         with pytest.raises(StoreError):
-            await store.load(Ref(Kind.MENU, "a\0b"))
+            await store.load(Ref(MENU, "a\0b"))
 
     async def test_a_missing_event_is_noticed(self, store: Store, postgres: PostgresServer) -> None:
         """A gap in a log raises, wherever it is read without a choice of changes."""

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from tests.support.postgres import Opener, PostgresServer, gate, opening, running_postgres
 
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     Append,
     Commit,
@@ -25,7 +26,6 @@ from maitred.server.stores.base import (
     Store,
     StoreError,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.postgres import PostgresStore
 from maitred.server.stores.postgres.errors import is_lost

@@ -16,12 +16,12 @@ import psycopg
 import pytest
 from tests.support.postgres import Opener, gate, opening
 
+from maitred.server.kinds.session import SESSION
 from maitred.server.stores.base import (
     ClaimTaken,
     Commit,
     Committed,
     Conflict,
-    Kind,
     Ref,
     SchemaTooNew,
     StoredEvent,
@@ -526,7 +526,7 @@ async def test_an_interrupted_deletion_is_finished_by_whoever_opens(
 ) -> None:
     """What a server that ended left of a deletion, the next one deletes."""
     first = await opened()
-    ref = Ref(Kind.SESSION, "gone")
+    ref = Ref(SESSION, "gone")
     for base in range(3):
         await put(first, new_commit(ref, base))
     await first.forget(ref, 3, new_append(ref, 3))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.support.redis import RedisServer, opened_redis
 
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     Claim,
     Commit,
@@ -24,7 +25,6 @@ from maitred.server.stores.base import (
     StoreError,
     StoreFull,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.redis import RedisStore, gateway
 from maitred.server.testing.proxy import Proxy

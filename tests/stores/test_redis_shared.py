@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.support.redis import opened_redis
 
-from maitred.server.stores.base import ClaimTaken, Commit, Committed, Conflict, Kind, Ref
+from maitred.server.kinds.session import SESSION
+from maitred.server.stores.base import ClaimTaken, Commit, Committed, Conflict, Ref
 from maitred.server.stores.redis import RedisStore
 from maitred.server.testing.samples import new_claim, new_commit, new_ref, put, start
 
@@ -145,5 +146,5 @@ async def test_prefixes_keep_stores_apart(
     await put(redis_pair[0], new_commit(ref, 0))
 
     assert await other.load(ref) is None
-    assert await other.count(Kind.SESSION) == 0
+    assert await other.count(SESSION) == 0
     await other.close()

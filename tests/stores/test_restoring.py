@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from tests.support.redis import RedisServer, opened_redis
 
+from maitred.server.kinds.session import SESSION
 from maitred.server.stores import create_store
 from maitred.server.stores.base import (
     Claim,
@@ -19,7 +20,6 @@ from maitred.server.stores.base import (
     Committed,
     HeadFilter,
     Index,
-    Kind,
     OutcomeUnknown,
     Record,
     Ref,
@@ -96,7 +96,7 @@ async def whole_feed(store: Store) -> Counter[tuple[Ref, int]]:
 async def assert_same(store: Store, originals: list[Record]) -> None:
     """Everything is there as it was, in the order given, and nothing twice."""
     found = await scanned(store)
-    heads = await store.list_heads(Kind.SESSION, HeadFilter(), None, 100)
+    heads = await store.list_heads(SESSION, HeadFilter(), None, 100)
     feed = await whole_feed(store)
 
     assert [head.ref for head in heads] == [record.loaded.ref for record in originals][::-1]
@@ -200,7 +200,7 @@ async def test_two_copies_at_once_write_each_aggregate_once(place: Place, store:
 async def test_what_cannot_be_kept_is_named(store: Store) -> None:
     """What comes before it is written, so that the copy shows how far it got."""
     first, second, third = await records(1, 1, 1)
-    index = Index(created_ns=1, customer_id="\ud800")
+    index = Index(created_ns=1, owner="\ud800")
     broken = second._replace(loaded=second.loaded._replace(index=index))
     with pytest.raises(StoreError, match=second.loaded.ref.id) as caught:
         await store.restore([first, broken, third])
@@ -226,7 +226,7 @@ async def test_restoring_into_a_store_that_serves(store: Store) -> None:
     writing = asyncio.create_task(store.restore(originals))
     outcomes = [await start(store, new_commit(ref, 0)) for ref in refs]
     await writing
-    heads = await store.list_heads(Kind.SESSION, HeadFilter(), None, 100)
+    heads = await store.list_heads(SESSION, HeadFilter(), None, 100)
     listed = [head.ref for head in reversed(heads)]
 
     assert outcomes == [Committed()] * 30
@@ -241,13 +241,13 @@ async def test_a_restored_tombstone_never_falls_due(store: Store) -> None:
     buried = original.loaded._replace(tombstone=True, wake_at_ns=5, index=index)
     await store.restore([original._replace(loaded=buried)])
     listed = [
-        await store.list_heads(Kind.SESSION, where, None, 9)
+        await store.list_heads(SESSION, where, None, 9)
         for where in (HeadFilter(), HeadFilter(statuses=(2,)), HeadFilter(labels=(("a", "b"),)))
     ]
 
     assert await store.load(buried.ref) == buried
     assert listed == [[], [], []]
-    assert await store.count(Kind.SESSION) == 0
+    assert await store.count(SESSION) == 0
     assert await store.due(10, 9, "me", 1.0) == []
     assert await store.next_wake() is None
 

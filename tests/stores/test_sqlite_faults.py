@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from maitred.server.kinds.session import SESSION
 from maitred.server.stores.base import (
     Commit,
     Committed,
     CorruptData,
     HeadFilter,
-    Kind,
     StoreError,
     StoreFull,
 )
@@ -92,7 +92,7 @@ async def test_acknowledged_commits_survive_kill_9(tmp_path: Path, seed: int) ->
         from maitred.server.stores.sqlite import SqliteStore
         from maitred.server.testing.samples import new_commit, put
         async def client(store, number):
-            ref = Ref(Kind.SESSION, f"ses-{number}")
+            ref = Ref(SESSION, f"ses-{number}")
             base = 0
             while True:
                 assert await put(store, new_commit(ref, base)) == Committed()
@@ -123,7 +123,7 @@ async def test_acknowledged_commits_survive_kill_9(tmp_path: Path, seed: int) ->
     await store.open()
 
     assert count >= wanted
-    for head in await store.list_heads(Kind.SESSION, HeadFilter(), None, 100):
+    for head in await store.list_heads(SESSION, HeadFilter(), None, 100):
         events = await store.events(head.ref, 0, 10_000)
         assert [event.version for event in events] == list(range(1, head.version + 1))
         loaded = await store.load(head.ref, events[-1].request_id)
@@ -131,7 +131,7 @@ async def test_acknowledged_commits_survive_kill_9(tmp_path: Path, seed: int) ->
         assert loaded.request_event == events[-1]
         assert loaded.commit_id == events[-1].commit_id
         assert head.version >= acknowledged.get(int(head.ref.id[4:]), 0)
-    assert len(await store.list_heads(Kind.SESSION, HeadFilter(), None, 100)) >= len(acknowledged)
+    assert len(await store.list_heads(SESSION, HeadFilter(), None, 100)) >= len(acknowledged)
     await store.close()
 
 
@@ -162,7 +162,7 @@ async def test_an_io_error_while_writing_ends_the_process(tmp_path: Path) -> Non
 
     assert writer.returncode == FATAL_STATUS
     assert b"Committed" not in output[0]
-    assert await store.count(Kind.SESSION) == 1
+    assert await store.count(SESSION) == 1
     assert await put(store, new_commit(new_ref(), 0)) == Committed()
     await store.close()
 

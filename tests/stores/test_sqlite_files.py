@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from maitred.server.stores.base import (
+    Commit,
     Committed,
     CorruptData,
+    Keep,
+    RowFilter,
     SchemaTooNew,
     StoreError,
     StoreLocked,
@@ -22,7 +25,15 @@ from maitred.server.stores.base import (
 from maitred.server.stores.sqlite import SqliteStore, jobs, schema
 from maitred.server.stores.sqlite.connection import APPLICATION_ID
 from maitred.server.stores.sqlite.sql import Migration, load_migrations, split_script
-from maitred.server.testing.samples import new_append, new_commit, new_ref, put, start
+from maitred.server.testing.samples import (
+    new_append,
+    new_claim,
+    new_commit,
+    new_ref,
+    new_row,
+    put,
+    start,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,7 +247,7 @@ async def test_a_backup_to_an_impossible_place_is_one_clear_error(tmp_path: Path
 
 
 async def test_an_interrupted_forget_is_finished_by_open(tmp_path: Path) -> None:
-    """A tombstone whose deletion was cut short loses the rest at the next start."""
+    """A tombstone whose deletion was cut short loses the rest at the next start, as it was told."""
     path = tmp_path / "store.db"
     store = SqliteStore(path)
     await store.open()
@@ -244,19 +255,56 @@ async def test_an_interrupted_forget_is_finished_by_open(tmp_path: Path) -> None
     for base in range(700):
         answer = start(store, new_commit(ref, base, facts=b"", personal=None, body=b""))
     await answer
+    claims = tuple(new_claim(space, ref.id) for space in ("kept", "provider"))
+    rows = tuple(new_row(table, ref) for table in (1, 9))
+    await put(store, Commit((), claims, (), rows))
     await store.close()
     raw = sqlite3.connect(path, isolation_level=None)
     raw.execute("BEGIN")
-    bury = jobs.forget(ref, 700, new_append(ref, 700))
+    bury = jobs.forget(ref, 700, new_append(ref, 700), Keep((9,), ("kept",)))
     assert isinstance(bury(raw), jobs.Again)
     raw.execute("COMMIT")
     raw.close()
     again = SqliteStore(path)
     await again.open()
     feed = await again.feed(b"", 1000)
+    kept = [await again.claim(claim.space, claim.key) for claim in claims]
+    left = [await again.list_rows(table, RowFilter(), None, 9) for table in (1, 9)]
     await again.close()
 
     assert [event.version for event in feed] == [701]
+    assert kept == [claims[0], None]
+    assert [[row.key for row in some] for some in left] == [[], [rows[1].key]]
+
+
+async def test_a_deletion_of_an_older_version_keeps_what_that_one_did(tmp_path: Path) -> None:
+    """It noted nothing: payments and ids of providers stay, all else goes."""
+    path = tmp_path / "store.db"
+    raw = sqlite3.connect(path, isolation_level=None)
+    schema.migrate(raw, load_migrations()[:1])
+    raw.execute("INSERT INTO forgetting (aggregate) VALUES (1)")
+    raw.execute(
+        "INSERT INTO aggregates (kind, id, version, commit_id, time_ns, tombstone, created_ns,"
+        " status, customer_id, attention, chain, body)"
+        " VALUES (1, 's', 2, x'00', 1, 1, 1, 0, '', 0, x'00', x'')"
+    )
+    for space in ("provider", "channel"):
+        raw.execute("INSERT INTO claims (space, key, owner) VALUES (?, 'k', 's')", (space,))
+    for table in (1, 2):
+        raw.execute(
+            "INSERT INTO projections (tab, key, kind, id, created_ns, status, flag, body)"
+            " VALUES (?, 'k', 1, 's', 1, 0, 0, x'')",
+            (table,),
+        )
+    raw.close()
+    store = SqliteStore(path)
+    await store.open()
+    claims = [claim.space for claim in await store.list_claims(None, 9)]
+    rows = [len(await store.list_rows(table, RowFilter(), None, 9)) for table in (1, 2)]
+    await store.close()
+
+    assert claims == ["provider"]
+    assert rows == [1, 0]
 
 
 async def test_what_was_erased_is_not_in_the_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from maitred.server.cli import main
 from maitred.server.stores import remove_unfinished
 from maitred.server.stores.base import (
+    KEEP_NOTHING,
     Committed,
     CorruptData,
     StoreError,
@@ -361,7 +362,9 @@ async def test_a_full_disk_with_an_interrupted_deletion_starts_and_reads(
     await store.close()
     with sqlite3.connect(path, isolation_level=None) as raw:
         raw.execute("BEGIN")
-        assert isinstance(jobs.forget(ref, 700, new_append(ref, 700))(raw), jobs.Again)
+        assert isinstance(
+            jobs.forget(ref, 700, new_append(ref, 700), KEEP_NOTHING)(raw), jobs.Again
+        )
         raw.execute("COMMIT")
     raw.close()
 

@@ -10,7 +10,8 @@ from google.protobuf.message import Message
 from tests.support.bar import add, menu, new_guest, turn, usd
 from tests.support.wire import Wire
 
-from maitred.server.engine.refs import menu_ref, session_ref
+from maitred.server.kinds.menu import menu_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores.base import Ref
 from maitred.v1 import (
     admin_pb2,

@@ -16,7 +16,7 @@ from maitred.server.config import Settings
 from maitred.server.engine.call import Call
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.service import PaymentService

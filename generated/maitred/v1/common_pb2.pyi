@@ -394,6 +394,7 @@ class FieldRules(_message.Message):
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     BROKEN_FIELD_NUMBER: _builtins.int
     BINDING_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     personal: _builtins.bool
     """The field holds personal data: it is kept apart from the hashed log and can be erased."""
     visible_from: Global___Role.ValueType
@@ -406,6 +407,10 @@ class FieldRules(_message.Message):
     """The field of a request names one thing of this kind: a caller whose token is bound to such a
     thing may name no other.
     """
+    @_builtins.property
+    def change(self) -> Global___ChangeRules:
+        """What a change means beside its values; for the fields of Event.change."""
+
     def __init__(
         self,
         *,
@@ -414,14 +419,63 @@ class FieldRules(_message.Message):
         max_bytes: _builtins.int = ...,
         broken: Global___ErrorReason.ValueType = ...,
         binding: Global___Binding.ValueType = ...,
+        change: Global___ChangeRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding", b"binding", "broken", b"broken", "max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding", b"binding", "broken", b"broken", "change", b"change", "max_bytes", b"max_bytes", "personal", b"personal", "visible_from", b"visible_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FieldRules: _TypeAlias = FieldRules  # noqa: Y015
+
+@_typing.final
+class ChangeRules(_message.Message):
+    """ChangeRules are what the server must know of a change before it looks inside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEPS_EXPIRY_FIELD_NUMBER: _builtins.int
+    UNLISTED_FIELD_NUMBER: _builtins.int
+    MONEY_FIELD_NUMBER: _builtins.int
+    SUPERSEDES_FIELD_NUMBER: _builtins.int
+    FILLS_FIELD_NUMBER: _builtins.int
+    ENDS_LOG_FIELD_NUMBER: _builtins.int
+    BEGINS_FIELD_NUMBER: _builtins.int
+    keeps_expiry: _builtins.bool
+    """It is no sign of life: the idle time does not begin anew."""
+    unlisted: _builtins.bool
+    """It touches nothing that listings select by."""
+    money: _builtins.bool
+    """It carries a new PaymentState."""
+    supersedes: _builtins.bool
+    """It may carry the open payment as superseded."""
+    fills: _builtins.bool
+    """Callers fill the aggregate by it: it is refused where the state would become too large. What
+    pays, places or ends is small, and must always be possible.
+    """
+    ends_log: _builtins.bool
+    """It ends the log: whatever was before it is erased."""
+    begins: _builtins.bool
+    """It begins a life of the aggregate: the first one, or a new visit."""
+    def __init__(
+        self,
+        *,
+        keeps_expiry: _builtins.bool = ...,
+        unlisted: _builtins.bool = ...,
+        money: _builtins.bool = ...,
+        supersedes: _builtins.bool = ...,
+        fills: _builtins.bool = ...,
+        ends_log: _builtins.bool = ...,
+        begins: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "ends_log", b"ends_log", "fills", b"fills", "keeps_expiry", b"keeps_expiry", "money", b"money", "supersedes", b"supersedes", "unlisted", b"unlisted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeRules: _TypeAlias = ChangeRules  # noqa: Y015
 
 @_typing.final
 class ReasonRules(_message.Message):

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from tests.support.stripe import StripeBar, until
 
+from maitred.server.kinds.tables import Table
 from maitred.server.payments import inbox
 from maitred.server.payments.inbox import KEPT_S, PENDING, PROCESSED, UNMATCHED
 from maitred.server.payments.provider import Notice
-from maitred.server.stores.base import Row, RowFilter, StoreError, Table
+from maitred.server.stores.base import Row, RowFilter, StoreError
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.server.testing.faulty import Fault
 from maitred.v1.state_pb2 import PAYMENT_STATUS_OPEN, PAYMENT_STATUS_SUCCEEDED, Payment

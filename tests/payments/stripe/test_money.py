@@ -21,8 +21,9 @@ from maitred.server.errors import (
     PermissionDenied,
     PreviousPaymentUnresolved,
 )
+from maitred.server.kinds.tables import Table
 from maitred.server.payments.inbox import UNMATCHED
-from maitred.server.stores.base import RowFilter, Table
+from maitred.server.stores.base import RowFilter
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.server.testing.providers import new_payment
 from maitred.v1 import payment_pb2 as pb

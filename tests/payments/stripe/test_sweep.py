@@ -9,9 +9,10 @@ from structlog.testing import capture_logs
 from tests.payments.conftest import usd
 from tests.support.stripe import StripeBar, until
 
+from maitred.server.kinds.tables import Table
 from maitred.server.payments.inbox import KEPT_S
 from maitred.server.payments.provider import RateLimited
-from maitred.server.stores.base import Lease, RowFilter, Table
+from maitred.server.stores.base import Lease, RowFilter
 from maitred.server.testing.fakestripe import FakeStripe
 from maitred.server.testing.providers import new_payment
 from maitred.v1.state_pb2 import (

@@ -10,19 +10,19 @@ from pathlib import Path
 from maitred.server.app.backups import Backups
 from maitred.server.engine.call import Call
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.engine.sweeper import Sweeper
 from maitred.server.errors import (
     Unsupported,
 )
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments.health import Health
 from maitred.server.stores.base import BackupInfo
+from maitred.server.units import NS
 from maitred.v1 import admin_pb2
 
 ProviderHealth = Callable[[], Awaitable[Health]]
 
 _SWEEP = 1000
-_NS = 1_000_000_000
 
 
 def version() -> str:
@@ -79,7 +79,7 @@ class AdminService:
         response = admin_pb2.SweepExpiredResponse(
             expired=swept.expired, abandoned=swept.abandoned, deleted=swept.deleted
         )
-        response.duration.FromNanoseconds(round((loop.time() - started) * _NS))
+        response.duration.FromNanoseconds(round((loop.time() - started) * NS))
         return response
 
     async def Backup(

@@ -22,8 +22,7 @@ from maitred.server.errors import (
     Violation,
 )
 from maitred.server.stores import remove_unfinished
-
-_NS: Final = 1_000_000_000
+from maitred.server.units import NS
 
 MOST_WAITING: Final = 16
 """Backups that may wait for the one that is being written."""
@@ -83,7 +82,7 @@ class Backups:
         Raises: InvalidField, AlreadyExists, StoreUnavailable.
         """
         if not path:
-            stamp = datetime.fromtimestamp(now_ns / _NS, UTC)
+            stamp = datetime.fromtimestamp(now_ns / NS, UTC)
             path = f"maitred-{stamp:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.db"
         self.check(path)
         try:

@@ -14,14 +14,14 @@ from maitred.server.cli.remote import Progress
 from maitred.server.cli.words import enum_word, safe, show
 from maitred.server.config import Settings
 from maitred.server.engine import audit
-from maitred.server.engine.aggregates import aggregates
 from maitred.server.errors import MaitredError
+from maitred.server.kinds import all_kinds
 from maitred.server.stores.base import Ref, Store, StoreError
 from maitred.server.stores.sqlite import SqliteStore
 from maitred.server.telemetry import logging
 from maitred.v1 import admin_pb2
 
-_KINDS = aggregates(0)
+_KINDS = all_kinds()
 KINDS = tuple(_KINDS)
 
 
@@ -89,10 +89,10 @@ async def _refs(store: Store) -> AsyncIterator[Ref]:
 
 
 async def _one(store: Store, ref: Ref) -> tuple[int, list[str]]:
-    name = f"{ref.kind.name.lower()} {safe(ref.id)}"
     kind = _KINDS[ref.kind]
+    name = f"{kind.name} {safe(ref.id)}"
     try:
-        report = await audit.verify(store, ref, kind.parse, kind.evolve)
+        report = await audit.verify(store, kind, ref)
     except (MaitredError, StoreError, ValueError) as error:
         return 0, [f"{name}: {error}"]
     if report is None:

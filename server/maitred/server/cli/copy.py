@@ -12,11 +12,12 @@ from maitred.server.cli.failures import FAILED, CommandError
 from maitred.server.cli.remote import Progress
 from maitred.server.cli.words import show
 from maitred.server.config import Settings
-from maitred.server.engine.aggregates import NS, aggregates
 from maitred.server.engine.copying import Copied, Copy
+from maitred.server.kinds import all_kinds
 from maitred.server.stores import without_password
 from maitred.server.stores.base import StoreError
 from maitred.server.telemetry import logging
+from maitred.server.units import NS
 
 
 def copy(arguments: argparse.Namespace) -> int:
@@ -51,7 +52,7 @@ async def _copy(source: Settings, target: Settings) -> Copied:
         target_info = await given.open()
         try:
             with Progress("copying") as tell:
-                kinds = aggregates(source.retention_seconds)
+                kinds = all_kinds(source.retention_seconds)
                 work = Copy(
                     taken,
                     given,

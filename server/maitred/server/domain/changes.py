@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
 from maitred.server.domain.tab import UNSETTLED
 from maitred.server.errors import PaymentNotFound
+from maitred.v1 import common_pb2
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import TAB_STATUS_COMPLETED, Payment, Session
 
@@ -14,14 +20,38 @@ PAYMENT_CHANGES = frozenset(
 )
 """Changes of a payment itself."""
 
-SUPERSEDING = frozenset({"line_added", "line_removed", "order_cleared", "line_voided", "tip_set"})
+
+class Marks(NamedTuple):
+    """What the contract says of changes (`ChangeRules`): the names of those that it marks."""
+
+    numbers: Mapping[str, int]
+    """Under which each is stored: the number of its field in the event."""
+    keeps_expiry: frozenset[str]
+    unlisted: frozenset[str]
+    money: frozenset[str]
+    supersedes: frozenset[str]
+    fills: frozenset[str]
+    ends_log: frozenset[str]
+    begins: frozenset[str]
+
+
+def marks(event: type[Message]) -> Marks:
+    """Read the rules of the changes that an event may carry."""
+    fields = event.DESCRIPTOR.oneofs_by_name["change"].fields
+    rules = {each.name: each.GetOptions().Extensions[common_pb2.field].change for each in fields}
+    marked = (
+        frozenset(name for name, said in rules.items() if getattr(said, rule))
+        for rule in Marks._fields[1:]
+    )
+    return Marks({each.name: each.number for each in fields}, *marked)
+
+
+MARKS = marks(Event)
+
+SUPERSEDING = MARKS.supersedes
 """Changes that may carry the open payment as superseded."""
 
-MONEY_CHANGES = (
-    PAYMENT_CHANGES
-    | SUPERSEDING
-    | {"session_created", "visit_started", "session_reset", "session_closed", "balance_adjusted"}
-)
+MONEY_CHANGES = MARKS.money
 """Changes that carry a new PaymentState."""
 
 

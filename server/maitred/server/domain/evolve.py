@@ -7,9 +7,11 @@ tolerates that personal fields were erased. `fold(evolve, log) == stored state`,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from google.protobuf.message import Message
 
+from maitred.server.domain.personal import EventT
 from maitred.server.errors import SchemaTooNew
 from maitred.v1 import event_pb2 as ev
 from maitred.v1.state_pb2 import (
@@ -28,14 +30,15 @@ EVENT_SCHEMA = 1
 """Shape of the changes that this version writes; `upcast` brings older ones up to it."""
 
 
-def upcast(event: ev.Event) -> ev.Event:
+def upcast(event: EventT) -> EventT:
     """Bring an event of an older schema up to date; the stored bytes stay as they are.
 
     Raises: SchemaTooNew, where a newer server wrote it or its change is not known.
     """
-    if event.schema > EVENT_SCHEMA or event.WhichOneof("change") is None:
+    head: Any = event
+    if head.schema > EVENT_SCHEMA or event.WhichOneof("change") is None:
         raise SchemaTooNew(
-            f"event {event.version} has schema {event.schema}; this server knows {EVENT_SCHEMA}"
+            f"event {head.version} has schema {head.schema}; this server knows {EVENT_SCHEMA}"
         )
     return event
 

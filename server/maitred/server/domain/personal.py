@@ -7,13 +7,16 @@ an event of the same shape that holds nothing but those fields; list elements ke
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from maitred.v1 import common_pb2
 from maitred.v1.event_pb2 import Event
+
+EventT = TypeVar("EventT", bound=Message)
+"""An event of any kind of aggregate."""
 
 
 class _Step(NamedTuple):
@@ -23,28 +26,28 @@ class _Step(NamedTuple):
     inner: tuple[_Step, ...]
 
 
-def split(event: Event) -> tuple[Event, Event | None]:
+def split(event: EventT) -> tuple[EventT, EventT | None]:
     """Part an event into (facts, personal); personal is None where it holds nothing of it."""
     change = event.WhichOneof("change")
-    plan = _change_plan(change) if change else ()
+    plan = _change_plan(event.DESCRIPTOR, change) if change else ()
     if not plan:
         return event, None
-    facts, personal = Event(), Event()
+    facts, personal = type(event)(), type(event)()
     facts.CopyFrom(event)
     return (facts, personal) if _move(facts, personal, plan) else (event, None)
 
 
-def merge(facts: Event, personal: Event) -> Event:
+def merge(facts: EventT, personal: EventT) -> EventT:
     """Put the parts of an event together again, in place of `facts`."""
     change = facts.WhichOneof("change")
     if change is not None:
-        _move(personal, facts, _change_plan(change))
+        _move(personal, facts, _change_plan(facts.DESCRIPTOR, change))
     return facts
 
 
 def holds_personal(change: str) -> bool:
     """Whether a change, by its field name in Event, may hold personal data at all."""
-    return bool(_change_plan(change))
+    return bool(_change_plan(Event.DESCRIPTOR, change))
 
 
 def clear(message: Message) -> None:
@@ -53,8 +56,8 @@ def clear(message: Message) -> None:
 
 
 @cache
-def _change_plan(change: str) -> tuple[_Step, ...]:
-    field = Event.DESCRIPTOR.fields_by_name[change]
+def _change_plan(event: Descriptor, change: str) -> tuple[_Step, ...]:
+    field = event.fields_by_name[change]
     inner = _plan(field.message_type)
     return (_Step(change, leaf=False, repeated=False, inner=inner),) if inner else ()
 
@@ -76,7 +79,7 @@ def _descends(field: FieldDescriptor) -> bool:
     # Well-known types are recursive (Struct) and hold nothing of ours; maps hold only scalars.
     return (
         field.message_type is not None
-        and field.message_type.full_name.startswith("maitred.")
+        and not field.message_type.full_name.startswith("google.")
         and not field.message_type.GetOptions().map_entry
     )
 

@@ -22,6 +22,7 @@ from maitred.server.errors import (
     TabOpen,
     Violation,
 )
+from maitred.server.units import NS
 from maitred.v1 import event_pb2 as ev
 from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest
 from maitred.v1.state_pb2 import (
@@ -39,8 +40,6 @@ from maitred.v1.state_pb2 import (
     PaymentState,
     Session,
 )
-
-_NS = 1_000_000_000
 
 
 class Defaults(NamedTuple):
@@ -269,7 +268,7 @@ def wake_at_ns(session: Session, retention_seconds: int) -> int | None:
             return None if waiting else _ns(session.expires_at)
         case _:
             kept = not retention_seconds or _holds_open_money(session) or _credit(session)
-            return None if kept else _ns(session.updated_at) + retention_seconds * _NS
+            return None if kept else _ns(session.updated_at) + retention_seconds * NS
 
 
 def _is_found_again(session: Session) -> bool:
@@ -380,7 +379,7 @@ def _credit(session: Session) -> int:
 
 
 def _ns(at: Timestamp) -> int:
-    return at.seconds * _NS + at.nanos
+    return at.seconds * NS + at.nanos
 
 
 def _require(holds: bool, field: str, description: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError, Message
@@ -10,9 +9,9 @@ from google.protobuf.message import DecodeError, Message
 from maitred.server.domain import personal
 from maitred.server.engine import eventlog
 from maitred.server.errors import SchemaTooNew
+from maitred.server.kinds.aggregate import Aggregate
 from maitred.server.stores.base import Ref, Store, StoredEvent
 from maitred.v1 import admin_pb2
-from maitred.v1.event_pb2 import Event
 
 PAGE = 256
 MAX_VIOLATIONS = 100
@@ -38,12 +37,7 @@ class AuditReport(NamedTuple):
         return not self.violations
 
 
-async def verify(
-    store: Store,
-    ref: Ref,
-    parse: Callable[[bytes], Message],
-    evolve: Callable[[Any, Event], Any],
-) -> AuditReport | None:
+async def verify(store: Store, kind: Aggregate, ref: Ref) -> AuditReport | None:
     """Check the log of one aggregate, row by row; None where there never was one.
 
     A row is checked against the link that its predecessor stored, so that one changed row is named
@@ -52,12 +46,12 @@ async def verify(
     loaded = await store.load(ref)
     if loaded is None:
         return None
-    check = _Check(ref, evolve)
+    check = _Check(kind, ref)
     if loaded.tombstone:
         return AuditReport(1, ())
     after = 0
     # Asked for by their changes, rows come as they are; asked for all, a missing one would raise.
-    everything = tuple(eventlog.change_numbers().values())
+    everything = tuple(kind.changes.numbers.values())
     while rows := await store.events(ref, after, PAGE, everything):
         for row in rows:
             if row.version > loaded.version:
@@ -68,7 +62,7 @@ async def verify(
         if after >= loaded.version:
             break
     try:
-        state = parse(loaded.body)
+        state = kind.parse(loaded.body)
     except DecodeError as error:
         state = None
         check.unreadable(loaded.version, str(error))
@@ -77,8 +71,8 @@ async def verify(
 
 
 class _Check:
-    def __init__(self, ref: Ref, evolve: Callable[[Any, Event], Any]) -> None:
-        self._evolve = evolve
+    def __init__(self, kind: Aggregate, ref: Ref) -> None:
+        self._kind = kind
         self._chain = eventlog.chain_start(ref)
         self._version = 0
         self._state: Any = None
@@ -155,7 +149,7 @@ class _Check:
             return folded == stored
         return bool(self._state == state)
 
-    def _decode(self, row: StoredEvent) -> Event | None:
+    def _decode(self, row: StoredEvent) -> Any:
         try:
             if not eventlog.personal_fits(row):
                 self._found(
@@ -164,7 +158,7 @@ class _Check:
                     "the personal part does not fit its digest",
                 )
                 row = row._replace(personal=None)
-            event = eventlog.decode(row)
+            event = eventlog.decode(row, self._kind.event)
         except (DecodeError, SchemaTooNew) as error:
             self._found(row.version, admin_pb2.AUDIT_VIOLATION_KIND_CHANGED, str(error))
             self._foldable = False
@@ -172,11 +166,11 @@ class _Check:
         self._erased = self._erased or (row.personal is None and bool(event.personal_digest))
         return event
 
-    def _fold(self, event: Event) -> None:
+    def _fold(self, event: Any) -> None:
         if not self._foldable:
             return
         try:
-            self._state = self._evolve(self._state, event)
+            self._state = self._kind.fold(self._state, event)
         except SchemaTooNew as error:
             self._found(event.version, admin_pb2.AUDIT_VIOLATION_KIND_CHANGED, str(error))
             self._foldable = False

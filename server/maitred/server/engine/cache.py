@@ -8,7 +8,7 @@ from typing import Any
 from maitred.server.stores.base import Index, Ref
 
 
-class Head:
+class Latest:
     """The newest durable state of an aggregate that is known here; never changed in place."""
 
     __slots__ = ("body", "chain", "index", "state", "time_ns", "version", "wake_at_ns")
@@ -45,7 +45,7 @@ class HeadCache:
     def __init__(self, capacity: int, capacity_bytes: int) -> None:
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
-        self._heads: OrderedDict[Ref, Head] = OrderedDict()
+        self._heads: OrderedDict[Ref, Latest] = OrderedDict()
         self.held_bytes = 0
         """About how much memory all heads take."""
 
@@ -53,14 +53,14 @@ class HeadCache:
         """How many heads are held."""
         return len(self._heads)
 
-    def get(self, ref: Ref) -> Head | None:
+    def get(self, ref: Ref) -> Latest | None:
         """Take a head and mark it used."""
         head = self._heads.get(ref)
         if head is not None:
             self._heads.move_to_end(ref)
         return head
 
-    def put(self, ref: Ref, head: Head) -> None:
+    def put(self, ref: Ref, head: Latest) -> None:
         """Hold a head unless a newer one is held already."""
         heads = self._heads
         held = heads.get(ref)
@@ -83,5 +83,5 @@ class HeadCache:
             self.held_bytes -= _cost(head)
 
 
-def _cost(head: Head) -> int:
+def _cost(head: Latest) -> int:
     return HEAD_BYTES + STATE_FACTOR * len(head.body)

@@ -16,7 +16,6 @@ from typing import Final
 
 import structlog
 
-from maitred.server.engine.aggregates import NS
 from maitred.server.engine.clock import Clock
 from maitred.server.stores.base import (
     Claim,
@@ -28,6 +27,7 @@ from maitred.server.stores.base import (
     StoreError,
     StoreFull,
 )
+from maitred.server.units import NS
 
 INBOUND: Final = "message"
 """Chat messages that were taken; owned by session and version of the turn."""

@@ -10,10 +10,11 @@ from typing import Final, Protocol
 
 import structlog
 
+from maitred.server.units import NS
+
 POOL_BYTES = 4096
 
-_NS: Final = 1_000_000_000
-TOLERANCE_NS: Final = 2 * _NS
+TOLERANCE_NS: Final = 2 * NS
 """What a time server corrects, and a busy machine delays, is no jump."""
 
 log = structlog.get_logger(__name__)
@@ -63,12 +64,12 @@ class _Trust:
             self._jump = (seen_ns, monotonic_ns)
             log.warning(
                 "clock_jumped",
-                by_s=by_ns / _NS,
+                by_s=by_ns / NS,
                 for_=self._what,
-                believed_after_s=self._hold_ns / _NS,
+                believed_after_s=self._hold_ns / NS,
             )
         elif monotonic_ns - self._jump[1] >= self._hold_ns:
-            log.warning("clock_jump_believed", by_s=by_ns / _NS, for_=self._what)
+            log.warning("clock_jump_believed", by_s=by_ns / NS, for_=self._what)
             self._offset_ns, self._jump = seen_ns, None
         return self._offset_ns
 
@@ -93,8 +94,8 @@ class SteadyClock:
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
         offset_ns = wall_ns() - monotonic_ns()
-        self._now = _Trust(offset_ns, round(hold_s * _NS), "sessions")
-        self._settled = _Trust(offset_ns, round(max(hold_s, settle_s) * _NS), "erasure")
+        self._now = _Trust(offset_ns, round(hold_s * NS), "sessions")
+        self._settled = _Trust(offset_ns, round(max(hold_s, settle_s) * NS), "erasure")
 
     def now_ns(self) -> int:
         """Read the time that is believed."""

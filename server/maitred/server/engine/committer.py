@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine.cache import HeadCache, Latest
 from maitred.server.engine.command import Result
 from maitred.server.engine.hub import Hub
 from maitred.server.engine.locks import Locks
 from maitred.server.engine.reads import Barrier
+from maitred.server.kinds import Kinds
 from maitred.server.stores.base import (
     Commit,
     Committed,
@@ -44,7 +45,7 @@ class Decided(NamedTuple):
 
     ref: Ref
     commit: Commit
-    after: Head
+    after: Latest
     change: str
     event: Event
     event_bytes: bytes
@@ -54,9 +55,16 @@ class Committer:
     """Owns every commit that is under way, and the lock of its aggregate."""
 
     def __init__(
-        self, store: Store, cache: HeadCache, locks: Locks, hub: Hub, barrier: Barrier
+        self,
+        store: Store,
+        kinds: Kinds,
+        cache: HeadCache,
+        locks: Locks,
+        hub: Hub,
+        barrier: Barrier,
     ) -> None:
         self._store = store
+        self._kinds = kinds
         self._cache = cache
         self._locks = locks
         self._hub = hub
@@ -137,7 +145,9 @@ class Committer:
         try:
             while True:
                 try:
-                    outcome = await self._store.forget(decided.ref, append.base, append)
+                    outcome = await self._store.forget(
+                        decided.ref, append.base, append, self._kinds[decided.ref.kind].keeps
+                    )
                     break
                 except StoreError as error:
                     unknown = unknown or isinstance(error, OutcomeUnknown)

@@ -8,12 +8,13 @@ written twice. Nobody may write to either store meanwhile; if somebody did, the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from maitred.server.engine import audit, claims
-from maitred.server.engine.aggregates import Aggregate
 from maitred.server.errors import MaitredError
+from maitred.server.kinds import Kinds
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     Claim,
     ClaimTaken,
@@ -27,7 +28,6 @@ from maitred.server.stores.base import (
     Store,
     StoredEvent,
     StoreError,
-    Table,
 )
 
 PAGE = 500
@@ -59,7 +59,7 @@ class Copy:
         self,
         source: Store,
         target: Store,
-        kinds: Mapping[Kind, Aggregate],
+        kinds: Kinds,
         tell: Tell,
         *,
         secrets: tuple[bytes, bytes],
@@ -169,10 +169,10 @@ class Copy:
             page = refs[start : start + TOGETHER]
             await asyncio.gather(*map(self._compare_one, page))
             self._tell("comparing", start + len(page), len(refs))
-        for kind in Kind:
-            ours, theirs = await self._target.count(kind), await self._source.count(kind)
+        for number in {ref.kind for ref in refs} | set(self._kinds):
+            ours, theirs = await self._target.count(number), await self._source.count(number)
             if ours != theirs:
-                self._found(f"the target has {ours} of kind {kind.name.lower()}, not {theirs}")
+                self._found(f"the target has {ours} of kind {self._name(number)}, not {theirs}")
         for table in Table:
             await self._same(
                 f"rows of {table.name.lower()}",
@@ -183,7 +183,7 @@ class Copy:
 
     async def _compare_one(self, ref: Ref) -> None:
         """Hold an aggregate against its original: the head, each event, the chain and the fold."""
-        name = f"{ref.kind.name.lower()} {ref.id!r}"
+        name = f"{self._name(ref.kind)} {ref.id!r}"
         try:
             ours, theirs = await self._target.load(ref), await self._source.load(ref)
             if ours is None or theirs is None or _head(ours) != _head(theirs):
@@ -197,7 +197,7 @@ class Copy:
             kind = self._kinds.get(ref.kind)
             if kind is None:
                 return
-            report = await audit.verify(self._target, ref, kind.parse, kind.evolve)
+            report = await audit.verify(self._target, kind, ref)
         except (MaitredError, StoreError, ValueError) as error:
             self._found(f"{name}: {error}")
             return
@@ -231,6 +231,10 @@ class Copy:
                 return
         if await anext(target, None) is not None:
             self._found(f"the target has more {what} than the source")
+
+    def _name(self, number: Kind) -> str:
+        kind = self._kinds.get(number)
+        return f"kind {number}" if kind is None else kind.name
 
     def _found(self, problem: str) -> None:
         if len(self._problems) < MOST_PROBLEMS:

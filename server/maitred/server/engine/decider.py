@@ -6,11 +6,9 @@ two the head in memory may have become another one.
 
 from __future__ import annotations
 
-from maitred.server.domain import sessions
 from maitred.server.domain.evolve import EVENT_SCHEMA
-from maitred.server.engine import eventlog, identity, limits, projections
-from maitred.server.engine.aggregates import NS, UNLISTED, Aggregate
-from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine import eventlog, identity, limits
+from maitred.server.engine.cache import HeadCache, Latest
 from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.clock import Clock, Ids
 from maitred.server.engine.command import Command, Result
@@ -19,7 +17,9 @@ from maitred.server.engine.identity import Identity
 from maitred.server.engine.reader import Reader
 from maitred.server.engine.soundness import require_sound
 from maitred.server.errors import MaitredError
-from maitred.server.stores.base import Append, Commit, Kind, Ref, Store
+from maitred.server.kinds import Kinds
+from maitred.server.stores.base import Append, Commit, Ref, Store
+from maitred.server.units import NS
 from maitred.v1.event_pb2 import Event, RequestRecorded
 
 
@@ -28,7 +28,7 @@ class Again(Exception):
 
 
 class Overdue(Exception):
-    """The session must expire first; carries the expiry, built on the state that was judged."""
+    """The aggregate must expire first; carries the expiry, built on the state that was judged."""
 
     def __init__(self, expiry: Decided) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Decider:
         store: Store,
         cache: HeadCache,
         reader: Reader,
-        kinds: dict[Kind, Aggregate],
+        kinds: Kinds,
         clock: Clock,
         ids: Ids,
     ) -> None:
@@ -68,7 +68,7 @@ class Decider:
                 recorded = loaded.request_event
                 if recorded is not None:
                     identity.require_same(recorded.fingerprint, who)
-                    event_bytes = eventlog.decode_bytes(recorded)
+                    event_bytes = eventlog.decode_bytes(recorded, self._kinds[ref.kind].event)
                     return Result(loaded.version, loaded.body, event_bytes, replayed=True)
                 head = self._reader.head_of(ref, loaded)
                 self._cache.put(ref, head)
@@ -84,50 +84,52 @@ class Decider:
                 return answer
             raise
         if head is None:
-            raise self._kinds[ref.kind].absent(ref.id)
+            raise self._kinds[ref.kind].no_such(ref.id)
         if who.request_id is None:
             await self._answered_before(ref, head, who, stale=stale)
             return Result(head.version, head.body, b"", replayed=False)
         # Remembered as any other effect is: the commit finds out whether it was already.
         found = command.about(head.state) if command.about is not None else ""
-        event = Event(request_recorded=RequestRecorded(method=call.method, payment_id=found))
+        event = self._kinds[ref.kind].event(
+            request_recorded=RequestRecorded(method=call.method, payment_id=found)
+        )
         return self.build(ref, head, event, call, who, command)
 
-    async def _decision(self, command: Command, head: Head | None) -> Event | None:
+    async def _decision(self, command: Command, head: Latest | None) -> Event | None:
+        kind = self._kinds[command.ref.kind]
         if head is None and not command.create:
-            raise self._kinds[command.ref.kind].absent(command.ref.id)
+            raise kind.no_such(command.ref.id)
         if command.request is not None:
-            identity.check_preconditions(command.request, head)
+            identity.check_preconditions(command.request, kind, head)
         # Not the event's time, which never goes back: what a clock that was ahead has written must
         # not put its sessions forward for ever.
         now_ns = self._clock.now_ns()
         state = None
         if head is not None:
             state = head.state
-            if command.ref.kind is Kind.SESSION:
+            life = kind.life
+            if life is not None:
                 if not command.ended:
-                    sessions.require_open(state)
-                if not command.overdue and sessions.is_overdue(state, now_ns):
-                    raise Overdue(self._expiry(command.ref, head))
+                    life.require_open(state)
+                if not command.overdue and life.is_overdue(state, now_ns):
+                    raise Overdue(self._expiry(command.ref, head, life.expire()))
         if command.prepare is not None:
             await command.prepare(state)
         return command.decide(state, now_ns)
 
-    def _expiry(self, ref: Ref, head: Head) -> Decided:
-        """Build the expiry of a session that is overdue."""
-        return self.build(ref, head, sessions.expire(), SYSTEM_CALL, identity.NOBODY, None)
+    def _expiry(self, ref: Ref, head: Latest, event: Event) -> Decided:
+        """Build the expiry of what is overdue."""
+        return self.build(ref, head, event, SYSTEM_CALL, identity.NOBODY, None)
 
-    def is_overdue(self, ref: Ref, head: Head) -> bool:
-        """Whether a head is of a session that must expire before anybody is shown it."""
-        return (
-            head.wake_at_ns is not None
-            and ref.kind is Kind.SESSION
-            and head.wake_at_ns <= self._clock.now_ns()
-            and sessions.is_overdue(head.state, self._clock.now_ns())
-        )
+    def is_overdue(self, ref: Ref, head: Latest) -> bool:
+        """Whether a head is of what must expire before anybody is shown it."""
+        if head.wake_at_ns is None or head.wake_at_ns > self._clock.now_ns():
+            return False
+        life = self._kinds[ref.kind].life
+        return life is not None and life.is_overdue(head.state, self._clock.now_ns())
 
     async def _answered_before(
-        self, ref: Ref, head: Head | None, who: Identity, *, stale: bool
+        self, ref: Ref, head: Latest | None, who: Identity, *, stale: bool
     ) -> Result | None:
         """Look whether this request was answered already, before a refusal or a no-op is.
 
@@ -154,13 +156,14 @@ class Decider:
         require_sound(rows)
         head = await self._reader.head(ref)
         if head is None or not rows:
-            raise self._kinds[ref.kind].absent(ref.id)
-        return Result(head.version, head.body, eventlog.decode_bytes(rows[0]), replayed=True)
+            raise self._kinds[ref.kind].no_such(ref.id)
+        event = eventlog.decode_bytes(rows[0], self._kinds[ref.kind].event)
+        return Result(head.version, head.body, event, replayed=True)
 
     def build(
         self,
         ref: Ref,
-        head: Head | None,
+        head: Latest | None,
         event: Event,
         call: Call,
         who: Identity,
@@ -177,17 +180,19 @@ class Decider:
         event.actor_role = call.actor.role
         event.schema = EVENT_SCHEMA
         before = None if head is None else head.state
-        expires_at_s = kind.expires_at_s(before, event, self._clock.now_ns())
-        if expires_at_s is not None:
-            event.expires_at.seconds = expires_at_s
-        state = kind.evolve(before, event)
+        if kind.life is not None and change not in kind.changes.keeps_expiry:
+            expires_at_s = kind.life.expires_at_s(before, event, self._clock.now_ns())
+            if expires_at_s is not None:
+                event.expires_at.seconds = expires_at_s
+        state = kind.fold(before, event)
         body = state.SerializeToString()
         encoded = eventlog.encode(event, self._ids)
-        limits.check(ref.kind, change, head, body, encoded.full)
+        limits.check(kind, change, head, body, encoded.full)
         chain = eventlog.chain_next(
             eventlog.chain_start(ref) if head is None else head.chain, encoded.facts
         )
-        index = head.index if head is not None and change in UNLISTED else kind.index_of(state)
+        unlisted = head is not None and change in kind.changes.unlisted
+        index = head.index if head is not None and unlisted else kind.index(state)
         taken = command.claims(event) if command is not None and command.claims else ()
         wake_at_ns = kind.wake_at_ns(state)
         append = Append(
@@ -197,7 +202,7 @@ class Decider:
             who.request_id,
             who.fingerprint,
             now_ns,
-            eventlog.change_number(change),
+            kind.changes.numbers[change],
             encoded.facts,
             encoded.personal,
             chain,
@@ -205,14 +210,14 @@ class Decider:
             None if head is not None and head.index == index else index,
             wake_at_ns,
         )
-        rows = projections.rows(ref, change, event, now_ns)
+        rows = kind.rows(ref, change, event, now_ns)
         if command is not None:
             rows += command.rows
         commit = Commit((append,), taken, (), rows)
-        after = Head(event.version, now_ns, chain, body, state, index, wake_at_ns)
+        after = Latest(event.version, now_ns, chain, body, state, index, wake_at_ns)
         return Decided(ref, commit, after, change, event, encoded.full)
 
-    def _now(self, head: Head | None) -> int:
+    def _now(self, head: Latest | None) -> int:
         """The time of a decision: never before the event it follows."""
         now_ns = self._clock.now_ns()
         return now_ns if head is None else max(now_ns, head.time_ns)

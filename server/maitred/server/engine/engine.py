@@ -16,7 +16,6 @@ from maitred.server.config import Settings
 from maitred.server.config.settings import opening_balances
 from maitred.server.domain.caps import Caps
 from maitred.server.engine import audit, identity
-from maitred.server.engine.aggregates import Aggregate, aggregates
 from maitred.server.engine.cache import HeadCache
 from maitred.server.engine.call import Actor, Call, late
 from maitred.server.engine.claims import ClaimKeys
@@ -30,19 +29,20 @@ from maitred.server.engine.hub import Hub
 from maitred.server.engine.locks import Locks
 from maitred.server.engine.reader import Reader, Snapshot
 from maitred.server.engine.reads import Reads
-from maitred.server.engine.refs import menu_ref, session_ref
 from maitred.server.engine.tokens import Tokens
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import (
     ConcurrentModification,
     DeadlineExceeded,
     LockTimeout,
-    SessionDeleted,
-    SessionExpired,
+    MaitredError,
     ShuttingDown,
 )
+from maitred.server.kinds import Kinds, all_kinds
+from maitred.server.kinds.menu import menu_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores import base
-from maitred.server.stores.base import Kind, Ref, Replayed, Store
+from maitred.server.stores.base import Ref, Replayed, Store
 from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.event_pb2 import Event
 
@@ -62,29 +62,34 @@ class Engine:
         *,
         clock: Clock | None = None,
         ids: Ids | None = None,
+        kinds: Kinds | None = None,
     ) -> None:
         self.store = store
         self.settings = settings
+        self.kinds = kinds or all_kinds(settings.retention_seconds)
         self.clock = clock or SystemClock()
         self.ids = ids or RandomIds(self.clock)
         self.locks = Locks(settings.lock_timeout_s)
         self.cache = HeadCache(settings.cache_sessions, settings.cache_bytes)
-        self.hub = Hub(settings.heartbeat_s)
+        self.hub = Hub(settings.heartbeat_s, self.kinds)
         self.reads = Reads(store)
-        self.committer = Committer(store, self.cache, self.locks, self.hub, self.reads.barrier)
+        self.committer = Committer(
+            store, self.kinds, self.cache, self.locks, self.hub, self.reads.barrier
+        )
         self._caps = _caps(settings)
         self.claims = ClaimKeys(self.clock, settings.inbound_seconds)
         self.info: base.StoreInfo | None = None
-        self._kinds: dict[Kind, Aggregate] = aggregates(settings.retention_seconds)
         self.watchdog = Watchdog(store)
         self.reader = Reader(
-            self.reads, self.cache, self.locks, self.committer, self._kinds, self.watchdog
+            self.reads, self.cache, self.locks, self.committer, self.kinds, self.watchdog
         )
-        self._decider = Decider(store, self.cache, self.reader, self._kinds, self.clock, self.ids)
-        self.expiry = Expiry(store, self.reader, self.execute, self.clock, self.ids.new_id())
+        self._decider = Decider(store, self.cache, self.reader, self.kinds, self.clock, self.ids)
+        self.expiry = Expiry(
+            store, self.kinds, self.reader, self.execute, self.clock, self.ids.new_id()
+        )
         self.reader.is_overdue = self._decider.is_overdue
         self.reader.settle = self.expiry.settle
-        self._follower = Follower(store, self.hub, self._kinds)
+        self._follower = Follower(store, self.hub, self.kinds)
         self._closing = False
         self._deletions: set[asyncio.Task[Result | base.Outcome]] = set()
 
@@ -120,10 +125,10 @@ class Engine:
 
     async def verify(self, ref: Ref) -> audit.AuditReport:
         """Check the log of an aggregate against its chain and its state."""
-        kind = self._kinds[ref.kind]
-        report = await self.reads.released(audit.verify(self.store, ref, kind.parse, kind.evolve))
+        kind = self.kinds[ref.kind]
+        report = await self.reads.released(audit.verify(self.store, kind, ref))
         if report is None:
-            raise kind.absent(ref.id)
+            raise kind.no_such(ref.id)
         return report
 
     # --- reading -------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ class Engine:
                 case Result() if expiring and command.ended:
                     continue
                 case Result() if expiring:
-                    raise SessionExpired(f"session {command.ref.id!r} has expired")
+                    raise self._expired(command.ref)
                 case Result():
                     return outcome
                 case Replayed():
@@ -240,13 +245,19 @@ class Engine:
 
     async def _shown(self, ref: Ref, result: Result) -> Result:
         """Answer what was not changed as a read would show it: a replay may find it overdue."""
-        if not result.replayed or ref.kind is not Kind.SESSION:
+        kind = self.kinds[ref.kind]
+        if not result.replayed or kind.life is None:
             return result
         try:
             now = await self.reader.require(ref)
-        except SessionDeleted:
+        except kind.gone:
             return result
         return result._replace(version=now.version, body=now.body)
+
+    def _expired(self, ref: Ref) -> MaitredError:
+        kind = self.kinds[ref.kind]
+        assert kind.life is not None
+        return kind.life.expired(f"{kind.name} {ref.id!r} has expired")
 
     async def _lock(self, ref: Ref, call: Call) -> None:
         if self._closing:

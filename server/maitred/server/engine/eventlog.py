@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, overload
+
+from google.protobuf.message import Message
 
 from maitred.server.domain import personal
+from maitred.server.domain.changes import MARKS
 from maitred.server.domain.evolve import upcast
 from maitred.server.engine.clock import Ids
 from maitred.server.stores.base import Ref, StoredEvent
@@ -25,7 +28,7 @@ class Encoded(NamedTuple):
     full: bytes
 
 
-def encode(event: Event, ids: Ids) -> Encoded:
+def encode(event: Any, ids: Ids) -> Encoded:
     """Part an event into its hashed facts and its erasable rest.
 
     The facts hold a salted digest of the rest, so that the chain vouches for it too, yet tells
@@ -42,19 +45,24 @@ def encode(event: Event, ids: Ids) -> Encoded:
     return Encoded(facts.SerializeToString(), rest, event.SerializeToString())
 
 
-def decode(stored: StoredEvent) -> Event:
+@overload
+def decode(stored: StoredEvent) -> Event: ...
+@overload
+def decode(stored: StoredEvent, event: type[Message]) -> Any: ...
+def decode(stored: StoredEvent, event: type[Message] = Event) -> Any:
     """Put an event together again, as far as it was not erased, in today's shape."""
-    facts = Event.FromString(stored.facts)
+    facts = event.FromString(stored.facts)
     if stored.personal is not None:
-        personal.merge(facts, Event.FromString(stored.personal[SALT_BYTES:]))
+        personal.merge(facts, event.FromString(stored.personal[SALT_BYTES:]))
     return upcast(facts)
 
 
-def decode_bytes(stored: StoredEvent) -> bytes:
+def decode_bytes(stored: StoredEvent, event: type[Message] = Event) -> bytes:
     """Serialise an event as it is shown; the stored bytes themselves where nothing was parted."""
     if stored.personal is None:
         return stored.facts
-    return decode(stored).SerializeToString()
+    whole: bytes = decode(stored, event).SerializeToString()
+    return whole
 
 
 def personal_fits(stored: StoredEvent) -> bool:
@@ -75,13 +83,11 @@ def chain_next(previous: bytes, facts: bytes) -> bytes:
     return hashlib.blake2b(previous + facts, digest_size=CHAIN_BYTES).digest()
 
 
-@cache
 def change_number(change: str) -> int:
     """The number under which a change is stored: its field number in Event."""
-    return Event.DESCRIPTOR.fields_by_name[change].number
+    return MARKS.numbers[change]
 
 
-@cache
-def change_numbers() -> dict[str, int]:
+def change_numbers() -> Mapping[str, int]:
     """All changes, by name."""
-    return {field.name: field.number for field in Event.DESCRIPTOR.oneofs_by_name["change"].fields}
+    return MARKS.numbers

@@ -1,31 +1,31 @@
-"""No read shows an overdue session as active: what a read finds overdue expires first.
+"""No read shows as active what is overdue: it expires first.
 
 The sweeper comes by in its own time. Where a read is earlier, it commits the very same expiry, by
-the same command; where that cannot be stored just now, the session is at least shown as expired.
+the same command; where that cannot be stored just now, it is at least shown as expired.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from maitred.server.domain import sessions
-from maitred.server.engine.cache import Head
+from maitred.server.engine.cache import Latest
 from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.clock import Clock
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.reader import Reader
-from maitred.server.errors import MaitredError, SessionDeleted
+from maitred.server.errors import MaitredError
+from maitred.server.kinds import Kinds
+from maitred.server.kinds.aggregate import Life
 from maitred.server.stores import base
-from maitred.server.stores.base import Kind, Ref, Store, StoreError
+from maitred.server.stores.base import Ref, Store, StoreError
 from maitred.v1.event_pb2 import Event
-from maitred.v1.state_pb2 import SESSION_STATUS_ACTIVE, SESSION_STATUS_EXPIRED, Session
 
 DUE_AT_ONCE: Final = 100
-"""Sessions that a listing of expired ones has expire at a time."""
+"""What a listing of expired ones has expire at a time."""
 
 ROUNDS: Final = 10
 """How often a listing looks again for what became overdue unseen; the rest is only shown so."""
@@ -39,39 +39,56 @@ Execute = Callable[[Command, Call], Awaitable[Result]]
 
 
 class Expiry:
-    """Has sessions expire that are about to be shown."""
+    """Has expire what is about to be shown."""
 
     def __init__(
-        self, store: Store, reader: Reader, execute: Execute, clock: Clock, owner: str
+        self,
+        store: Store,
+        kinds: Kinds,
+        reader: Reader,
+        execute: Execute,
+        clock: Clock,
+        owner: str,
     ) -> None:
         self._store = store
+        self._kinds = kinds
         self._reader = reader
         self._execute = execute
         self._clock = clock
         self._owner = owner
 
-    async def settle(self, ref: Ref, head: Head) -> Head:
-        """Have an overdue session expire; answers what to show instead of the head given.
+    async def settle(self, ref: Ref, head: Latest) -> Latest:
+        """Have what is overdue expire; answers what to show instead of the head given.
 
-        Raises: SessionDeleted, where it was erased meanwhile.
+        Raises: the kind's `gone`, where it was erased meanwhile.
         """
-        command = Command(ref, _expire_if_overdue, ended=True, overdue=True)
+        kind = self._kinds[ref.kind]
+        life = kind.life
+        assert life is not None
+
+        def expire(state: Any, now_ns: int) -> Event | None:
+            return life.expire() if life.is_overdue(state, now_ns) else None
+
+        command = Command(ref, expire, ended=True, overdue=True)
         try:
             await self._execute(command, SYSTEM_CALL)
             newest = await self._reader.head(ref)
-        except SessionDeleted:
+        except kind.gone:
             raise
         except (MaitredError, StoreError) as error:
-            log.warning("expiry_not_stored", session=ref.id, error=str(error))
+            log.warning("expiry_not_stored", ref=ref.id, error=str(error))
             newest = None
-        return _as_expired(head) if newest is None else newest
+        return _as_expired(life, head) if newest is None else newest
 
     async def listed(
-        self, read: Callable[[], Awaitable[Sequence[base.Head]]], statuses: Sequence[int]
+        self,
+        life: Life,
+        read: Callable[[], Awaitable[Sequence[base.Head]]],
+        statuses: Sequence[int],
     ) -> Sequence[base.Head]:
-        """Read rows of a listing, none of them an overdue session that is shown as active."""
-        if statuses and SESSION_STATUS_ACTIVE not in statuses:
-            if SESSION_STATUS_EXPIRED in statuses:
+        """Read rows of a listing, none of them overdue and yet shown as active."""
+        if statuses and life.active_status not in statuses:
+            if life.expired_status in statuses:
                 await self._settle_due()
             return await read()
         for _ in range(ROUNDS):
@@ -81,7 +98,7 @@ class Expiry:
                 return rows
             await asyncio.gather(*map(self._settle_one, overdue))
         rows = await read()
-        return [_row_as_expired(row) if self._is_overdue(row) else row for row in rows]
+        return [self._row_as_expired(row) if self._is_overdue(row) else row for row in rows]
 
     async def _settle_due(self) -> None:
         """Have everything expire that is overdue, before a listing of what has expired."""
@@ -96,27 +113,22 @@ class Expiry:
         try:
             await self._reader.read(ref)
         except (MaitredError, StoreError) as error:
-            log.warning("expiry_not_stored", session=ref.id, error=str(error))
+            log.warning("expiry_not_stored", ref=ref.id, error=str(error))
 
     def _is_overdue(self, row: base.Head) -> bool:
-        if row.ref.kind is not Kind.SESSION:
-            return False
-        return sessions.is_overdue(Session.FromString(row.body), self._clock.now_ns())
+        kind = self._kinds[row.ref.kind]
+        return kind.life is not None and kind.life.is_overdue(
+            kind.parse(row.body), self._clock.now_ns()
+        )
+
+    def _row_as_expired(self, row: base.Head) -> base.Head:
+        kind = self._kinds[row.ref.kind]
+        assert kind.life is not None
+        state = kind.life.as_expired(kind.parse(row.body))
+        return row._replace(body=state.SerializeToString())
 
 
-def _expire_if_overdue(session: Session, now_ns: int) -> Event | None:
-    return sessions.expire() if sessions.is_overdue(session, now_ns) else None
-
-
-def _as_expired(head: Head) -> Head:
-    state = Session()
-    state.CopyFrom(head.state)
-    state.status = SESSION_STATUS_EXPIRED
+def _as_expired(life: Life, head: Latest) -> Latest:
+    state = life.as_expired(head.state)
     body = state.SerializeToString()
-    return Head(head.version, head.time_ns, head.chain, body, state, head.index, None)
-
-
-def _row_as_expired(row: base.Head) -> base.Head:
-    state = Session.FromString(row.body)
-    state.status = SESSION_STATUS_EXPIRED
-    return row._replace(body=state.SerializeToString())
+    return Latest(head.version, head.time_ns, head.chain, body, state, head.index, None)

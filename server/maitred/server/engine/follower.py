@@ -9,18 +9,18 @@ watchers ask for what comes after their own version. Nothing runs while nobody w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
 
 from maitred.server.engine import eventlog
-from maitred.server.engine.aggregates import Aggregate
 from maitred.server.engine.hub import Hub
-from maitred.server.engine.ring import DELETED, RING, Topic
+from maitred.server.engine.ring import RING, Topic
 from maitred.server.engine.soundness import require_sound
 from maitred.server.errors import MaitredError
-from maitred.server.stores.base import Kind, Ref, Store, StoredEvent, StoreError
+from maitred.server.kinds import Kinds
+from maitred.server.stores.base import Ref, Store, StoredEvent, StoreError
 
 LOOK_S = 0.1
 """Between two looks at the end of the feed, for those who watch everything."""
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 class Follower:
     """Wakes the hub for commits of other servers."""
 
-    def __init__(self, store: Store, hub: Hub, kinds: Mapping[Kind, Aggregate]) -> None:
+    def __init__(self, store: Store, hub: Hub, kinds: Kinds) -> None:
         self._store = store
         self._hub = hub
         self._kinds = kinds
@@ -153,15 +153,18 @@ class Follower:
         for row in rows:
             if row.version <= topic.version:
                 continue
-            event = eventlog.decode(row)
+            kind = self._kinds[row.ref.kind]
+            event = eventlog.decode(row, kind.event)
             change = event.WhichOneof("change") or ""
             state = None
-            if change != DELETED:
+            if change not in kind.changes.ends_log:
                 if row.version != topic.version + 1 or topic.state is None:
                     self._hub.rings.skip(topic, row.version)
                     continue
-                state = self._kinds[row.ref.kind].evolve(topic.state, event)
-            self._hub.show(topic, row.version, change, event, eventlog.decode_bytes(row), state)
+                state = kind.fold(topic.state, event)
+            self._hub.show(
+                topic, row.version, change, event, eventlog.decode_bytes(row, kind.event), state
+            )
 
     def _fill(self, ref: Ref, version: int) -> None:
         if ref not in self._filling:

@@ -17,6 +17,7 @@ from maitred.server.engine import wire
 from maitred.server.engine.ring import PaymentView, RingEntry, Rings, Topic, wake
 from maitred.server.engine.tokens import Seal, Tokens
 from maitred.server.errors import MaitredError, ShuttingDown, StoreUnavailable
+from maitred.server.kinds import Kinds
 from maitred.server.stores.base import Ref, StoreError
 from maitred.v1.event_pb2 import Event
 from maitred.v1.payment_pb2 import WatchPaymentResponse
@@ -53,8 +54,9 @@ Fill = Callable[[Ref, int], None]
 class Hub:
     """Wakes watchers when something became durable, and when they have been silent for long."""
 
-    def __init__(self, heartbeat_s: float) -> None:
+    def __init__(self, heartbeat_s: float, kinds: Kinds) -> None:
         self._heartbeat_s = heartbeat_s
+        self._kinds = kinds
         self.interval = wire.heartbeat_interval(heartbeat_s)
         """The field that tells watchers how often to expect something."""
         self.ticks = 0
@@ -62,7 +64,7 @@ class Hub:
         self.rings = Rings()
         self.tokens = Tokens(b"", b"")
         self._topics: dict[Ref, Topic] = {}
-        self._everything = self._topic("")
+        self._everything = Topic(self.tokens.seal("everything"), self.tokens.seal("payment", ""))
         self._due: list[set[asyncio.Future[None]]] = [set() for _ in range(HEARTBEAT_TICKS)]
         """Those who wait, by the tick at which each has to speak."""
         self._tick_at = 0.0
@@ -121,15 +123,16 @@ class Hub:
         topic = self._topics.get(ref)
         return topic if topic is not None and topic.version else None
 
-    def _topic(self, name: str) -> Topic:
-        return Topic(self.tokens.seal("session", name), self.tokens.seal("payment", name))
+    def _topic(self, ref: Ref) -> Topic:
+        kind = self._kinds[ref.kind].name
+        return Topic(self.tokens.seal(kind, ref.id), self.tokens.seal("payment", ref.id))
 
     @contextmanager
     def watch(self, ref: Ref, *, payments: bool = False) -> Iterator[Topic]:
         """Hold the topic of an aggregate while somebody watches it, or its payments."""
         topic = self._topics.get(ref)
         if topic is None:
-            topic = self._topics[ref] = self._topic(ref.id)
+            topic = self._topics[ref] = self._topic(ref)
             if len(self._topics) == 1:
                 self.topics_audience(True)
         topic.watchers += 1

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from maitred.server.engine.cache import Head
+from maitred.server.engine.cache import Latest
 from maitred.server.errors import ConcurrentModification, RequestIdReused
+from maitred.server.kinds.aggregate import Aggregate
 
 REQUEST_ID_BYTES = 16
 FINGERPRINT_BYTES = 16
-
-_NOT_CONTENT = (
-    "request_id",
-    "expected_version",
-    "expected_payment_version",
-    "expected_reset_count",
-)
-"""Fields that say how to apply a request, not what it asks for."""
 
 
 class Identity(NamedTuple):
@@ -73,7 +66,7 @@ def _is_given(request: Message, name: str) -> bool:
     return bool(request.request_id) if name == "request_id" else request.HasField(name)  # type: ignore[attr-defined]
 
 
-def check_preconditions(request: Message, head: Head | None) -> None:
+def check_preconditions(request: Message, kind: Aggregate, head: Latest | None) -> None:
     """Refuse unless the state is what the request expects.
 
     Raises: ConcurrentModification.
@@ -82,7 +75,7 @@ def check_preconditions(request: Message, head: Head | None) -> None:
         if name == "request_id" or not request.HasField(name):
             continue
         expected = getattr(request, name)
-        found = _found(name, head)
+        found = _found(name, kind, head)
         if expected != found:
             raise ConcurrentModification(
                 f"{name} is {expected}, found {found}",
@@ -93,20 +86,14 @@ def check_preconditions(request: Message, head: Head | None) -> None:
             )
 
 
-def _found(name: str, head: Head | None) -> int:
+def _found(name: str, kind: Aggregate, head: Latest | None) -> int:
     if head is None:
         return 0
-    state: Any = head.state
-    match name:
-        case "expected_version":
-            return head.version
-        case "expected_payment_version":
-            return int(state.payment.version)
-        case _:
-            return int(state.reset_count)
+    return head.version if name == "expected_version" else kind.counters[name](head.state)
 
 
 @cache
 def _fields(descriptor: Descriptor) -> tuple[str, ...]:
-    known = descriptor.fields_by_name
-    return tuple(name for name in _NOT_CONTENT if name in known)
+    """Fields that say how to apply a request, not what it asks for."""
+    names = descriptor.fields_by_name
+    return tuple(name for name in names if name == "request_id" or name.startswith("expected_"))

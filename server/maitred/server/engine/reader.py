@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from maitred.server.engine import eventlog
-from maitred.server.engine.aggregates import Aggregate
-from maitred.server.engine.cache import Head, HeadCache
+from maitred.server.engine.cache import HeadCache, Latest
 from maitred.server.engine.committer import Committer
 from maitred.server.engine.locks import Locks
 from maitred.server.engine.reads import Reads
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import VersionOutOfRange
-from maitred.server.stores.base import CorruptData, Kind, Loaded, Ref
+from maitred.server.kinds import Kinds
+from maitred.server.kinds.session import SESSION
+from maitred.server.stores.base import CorruptData, Loaded, Ref
 from maitred.v1.event_pb2 import Event
 
 FOLD_PAGE = 256
@@ -41,7 +42,7 @@ class Reader:
         cache: HeadCache,
         locks: Locks,
         committer: Committer,
-        kinds: Mapping[Kind, Aggregate],
+        kinds: Kinds,
         watchdog: Watchdog,
     ) -> None:
         self._reads = reads
@@ -52,8 +53,8 @@ class Reader:
         self._watchdog = watchdog
         self.exclusive = False
         """Whether memory may answer; known once the store is open."""
-        self.is_overdue: Callable[[Ref, Head], bool] = lambda _ref, _head: False
-        self.settle: Callable[[Ref, Head], Awaitable[Head]]
+        self.is_overdue: Callable[[Ref, Latest], bool] = lambda _ref, _head: False
+        self.settle: Callable[[Ref, Latest], Awaitable[Latest]]
         """What must be done before it is shown, and who does it; set by the engine."""
 
     async def read(self, ref: Ref, *, at_version: int | None = None) -> Snapshot | None:
@@ -86,7 +87,7 @@ class Reader:
                 return _snapshot(ref, head)
         snapshot = await self.read(ref, at_version=at_version)
         if snapshot is None:
-            raise self._kinds[ref.kind].absent(ref.id)
+            raise self._kinds[ref.kind].no_such(ref.id)
         return snapshot
 
     async def events(
@@ -115,17 +116,17 @@ class Reader:
                 raise VersionOutOfRange(f"version {version} is no longer in the log")
             if rows[0].version != at + 1:
                 # Erased between two pages: all that is left is the deletion.
-                raise kind.gone(ref.id)
+                raise kind.deleted(ref.id)
             for row in rows:
                 state, at, time_ns = (
-                    kind.evolve(state, eventlog.decode(row)),
+                    kind.fold(state, eventlog.decode(row)),
                     row.version,
                     row.time_ns,
                 )
         assert state is not None
         return Snapshot(ref, version, state.SerializeToString(), state, time_ns)
 
-    async def head(self, ref: Ref) -> Head | None:
+    async def head(self, ref: Ref) -> Latest | None:
         """Read the head of an aggregate as it is stored; None if there never was one."""
         if self.exclusive:
             head = self._cache.get(ref)
@@ -149,21 +150,21 @@ class Reader:
             self._cache.put(ref, head)
         return head
 
-    def head_of(self, ref: Ref, loaded: Loaded) -> Head:
+    def head_of(self, ref: Ref, loaded: Loaded) -> Latest:
         """Parse what the store loaded; a tombstone raises, and so do bytes that are damaged."""
         kind = self._kinds[ref.kind]
         if loaded.tombstone:
-            raise kind.gone(ref.id)
+            raise kind.deleted(ref.id)
         try:
             state = kind.parse(loaded.body)
         except DecodeError as error:
             raise CorruptData(f"the state of {ref.id!r} is damaged: {error}") from error
-        if ref.kind is Kind.SESSION and (state.session_id, state.version) != (
+        if ref.kind is SESSION and (state.session_id, state.version) != (
             ref.id,
             loaded.version,
         ):
             raise CorruptData(f"the state of {ref.id!r} is not the one of version {loaded.version}")
-        return Head(
+        return Latest(
             loaded.version,
             loaded.time_ns,
             loaded.chain,
@@ -174,5 +175,5 @@ class Reader:
         )
 
 
-def _snapshot(ref: Ref, head: Head) -> Snapshot:
+def _snapshot(ref: Ref, head: Latest) -> Snapshot:
     return Snapshot(ref, head.version, head.body, head.state, head.time_ns)

@@ -24,7 +24,6 @@ from maitred.server.stores.base import (
     RowFilter,
     Store,
     StoredEvent,
-    Table,
 )
 
 T = TypeVar("T")
@@ -129,7 +128,7 @@ class Reads:
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,

@@ -21,8 +21,6 @@ RING_BYTES = 1024 * 1024
 """Bytes kept of each watched aggregate; of the newest event always all."""
 RINGS_BYTES = 64 * 1024 * 1024
 """Bytes kept of all of them together."""
-DELETED = "session_deleted"
-"""The change that ends a log: whatever was before it is erased."""
 ENTRY_BYTES = 400
 """About what an entry takes beside its messages."""
 

@@ -27,7 +27,7 @@ def require_sound(rows: Sequence[StoredEvent]) -> None:
         if wrong:
             log.error(
                 "damaged_data",
-                kind=row.ref.kind.name,
+                kind=row.ref.kind,
                 id=row.ref.id,
                 version=row.version,
                 why=wrong,

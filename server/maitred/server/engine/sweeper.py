@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
-from maitred.server.domain import sessions
-from maitred.server.engine.aggregates import NS
 from maitred.server.engine.call import SYSTEM_CALL
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.errors import InvalidSession, MaitredError, SessionDeleted
-from maitred.server.stores.base import Kind, Ref, StoreError
+from maitred.server.errors import MaitredError
+from maitred.server.kinds.aggregate import Aggregate
+from maitred.server.stores.base import Ref, StoreError
+from maitred.server.units import NS
 from maitred.v1.event_pb2 import Event
-from maitred.v1.state_pb2 import ATTENTION_ABANDONED_TAB, Session
 
 BATCH = 100
 LEASE_S = 30.0
@@ -71,49 +71,40 @@ class Sweeper:
         return swept
 
     async def _tick(self, ref: Ref, swept: Swept) -> None:
-        if ref.kind is not Kind.SESSION:
+        kind = self._engine.kinds[ref.kind]
+        life = kind.life
+        if life is None:
             return
-        retention_s = self._engine.settings.retention_seconds
 
-        def tick(session: Session, now_ns: int, *, deleting: bool) -> Event | None:
+        def tick(state: Any, now_ns: int, *, deleting: bool) -> Event | None:
             # What is judged under the lock may ask for something else than what was seen before.
-            event = sessions.tick(session, now_ns, retention_s)
-            wrong = event is not None and event.HasField("session_deleted") != deleting
-            return None if wrong else event
+            event = life.tick(state, now_ns)
+            return event if event is None or _ends(kind, event) == deleting else None
 
         try:
             head = await self._engine.reader.head(ref)
             if head is None:
                 return
-            event = sessions.tick(head.state, self._engine.clock.now_ns(), retention_s)
-            deleting = event is not None and event.HasField("session_deleted")
-            if deleting and not self._may_erase(head.state):
+            deleting = _ends(kind, life.tick(head.state, self._engine.clock.now_ns()))
+            # Erased only when it is due also by the time that has held for long.
+            settled_ns = self._engine.clock.settled_ns()
+            if deleting and not _ends(kind, life.tick(head.state, settled_ns)):
                 return
             decide = partial(tick, deleting=deleting)
             command = Command(ref, decide, ended=True, overdue=True)
             carry_out = self._engine.forget if deleting else self._engine.execute
             result = await carry_out(command, SYSTEM_CALL)
-        except (InvalidSession, SessionDeleted):
+        except (kind.absent, kind.gone):
             return
         except (MaitredError, StoreError) as error:
             # It stays due and is taken up again when its lease ends.
             swept.failed += 1
-            log.warning("tick_failed", session=ref.id, error=str(error))
+            log.warning("tick_failed", ref=ref.id, error=str(error))
             return
         event = result.parsed_event()
-        if event is None:
-            return
-        swept.expired += event.HasField("session_expired")
-        swept.deleted += event.HasField("session_deleted")
-        swept.abandoned += any(
-            item.kind == ATTENTION_ABANDONED_TAB for item in event.attention_changed.attention_items
-        )
-
-    def _may_erase(self, session: Session) -> bool:
-        """Whether a session is to be erased also by the time that has held for long."""
-        settled_ns = self._engine.clock.settled_ns()
-        event = sessions.tick(session, settled_ns, self._engine.settings.retention_seconds)
-        return event is not None and event.HasField("session_deleted")
+        counted = life.swept(event) if event is not None else ""
+        if counted:
+            setattr(swept, counted, getattr(swept, counted) + 1)
 
     async def _run(self) -> None:
         while True:
@@ -129,3 +120,8 @@ class Sweeper:
         if next_ns is None:
             return LONGEST_SLEEP_S
         return min(LONGEST_SLEEP_S, max(0.05, (next_ns - self._engine.clock.now_ns()) / NS))
+
+
+def _ends(kind: Aggregate, event: Event | None) -> bool:
+    """Whether an event is to be carried out as a deletion."""
+    return event is not None and event.WhichOneof("change") in kind.changes.ends_log

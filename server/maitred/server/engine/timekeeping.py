@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import structlog
 
 from maitred.server.domain import sessions
-from maitred.server.engine.aggregates import NS
 from maitred.server.engine.call import SYSTEM_CALL
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import MaitredError
-from maitred.server.stores.base import HeadFilter, Kind
+from maitred.server.kinds.session import SESSION, session_ref
+from maitred.server.stores.base import HeadFilter
+from maitred.server.units import NS
 from maitred.v1.event_pb2 import Event, SessionExtended
 from maitred.v1.state_pb2 import SESSION_STATUS_ACTIVE, Session
 
@@ -35,7 +35,7 @@ class Repaired(NamedTuple):
 
 async def warn_if_behind(engine: Engine) -> bool:
     """Say so where the youngest session was made later than it is now."""
-    heads = await engine.store.list_heads(Kind.SESSION, HeadFilter(), None, 1)
+    heads = await engine.store.list_heads(SESSION, HeadFilter(), None, 1)
     if not heads:
         return False
     made_ns = Session.FromString(heads[0].body).created_at.ToNanoseconds()
@@ -56,7 +56,7 @@ async def repair(engine: Engine) -> Repaired:
     failed: list[str] = []
     after: int | None = None
     where = HeadFilter(statuses=(SESSION_STATUS_ACTIVE,))
-    while heads := await engine.store.list_heads(Kind.SESSION, where, after, _PAGE):
+    while heads := await engine.store.list_heads(SESSION, where, after, _PAGE):
         for head in heads:
             seen += 1
             if not _is_late(Session.FromString(head.body), engine.clock.now_ns()):

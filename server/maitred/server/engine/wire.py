@@ -95,12 +95,15 @@ def _session(version: int, token: bytes, tag: bytes, update: bytes) -> bytes:
     )
 
 
-def sourced_event(name: str, event: bytes, *, is_menu: bool) -> bytes:
-    """Serialise one of the `events` of a WatchEventsResponse, with its tag."""
+def sourced_event(field: int, name: str, event: bytes) -> bytes:
+    """Serialise one of the `events` of a WatchEventsResponse, with its tag.
+
+    `field` is the number of the field of `SourcedEvent.source` that names the aggregate.
+    """
     source = name.encode()
     inner = b"".join(
         (
-            b"\x12" if is_menu else b"\x0a",
+            varint(field << 3 | 2),
             varint(len(source)),
             source,
             b"\x1a",

@@ -16,7 +16,6 @@ from maitred.server.domain.tab import Tab, asks_for
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import (
     MaitredError,
     PaymentFailed,
@@ -26,6 +25,7 @@ from maitred.server.errors import (
     RateLimited,
     StripeUnavailable,
 )
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments import provider as vocabulary
 from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.jobs import Jobs, Trouble

@@ -26,6 +26,7 @@ from maitred.server.errors import (
     SessionDeleted,
     ShuttingDown,
 )
+from maitred.server.kinds.session import SESSION
 from maitred.server.payments.commands import PaymentCommands
 from maitred.server.payments.duty import Duty
 from maitred.server.payments.gateway import Gateways
@@ -38,7 +39,7 @@ from maitred.server.payments.records import Records
 from maitred.server.payments.sweep import Sweep, report_orphan
 from maitred.server.payments.throttle import Priority, Urgency
 from maitred.server.payments.worker import Worker, needs_work
-from maitred.server.stores.base import Kind, Ref, RowFilter, StoreError
+from maitred.server.stores.base import Ref, RowFilter, StoreError
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_CANCELED,
@@ -211,7 +212,7 @@ class PaymentCoordinator:
 
     def on_commit(self, ref: Ref, change: str, event: Event, _state: Any) -> None:
         """Start the work that a durable event calls for. Cheap: most events are no payment's."""
-        if ref.kind is not Kind.SESSION:
+        if ref.kind != SESSION:
             return
         payment = changes.changed_payment(change, event)
         if payment is None:

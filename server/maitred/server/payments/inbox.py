@@ -18,20 +18,20 @@ import structlog
 
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import MaitredError
+from maitred.server.kinds.session import SESSION
+from maitred.server.kinds.tables import Table
 from maitred.server.payments.provider import Notice, ProviderError
 from maitred.server.stores.base import (
     Claim,
     ClaimTaken,
     Commit,
     Committed,
-    Kind,
     Outcome,
     OutcomeUnknown,
     Ref,
     Row,
     RowFilter,
     StoreError,
-    Table,
 )
 from maitred.server.telemetry import metrics
 
@@ -39,7 +39,7 @@ PENDING, PROCESSED, UNMATCHED = 1, 2, 3
 """Status of a row: to be worked off, done, or of a payment that is not ours to know."""
 
 CLAIM_SPACE = "notice"
-NOWHERE = Ref(Kind.SESSION, "")
+NOWHERE = Ref(SESSION, "")
 """No session has this name: a notice is not a session's, and is not erased with one."""
 
 KEPT_S = 30 * 24 * 3600

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from maitred.server.domain import changes
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Session

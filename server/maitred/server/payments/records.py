@@ -10,10 +10,11 @@ from maitred.server.domain import attention, changes
 from maitred.server.engine.call import SYSTEM_CALL, Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.projections import payment_row
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDeleted
-from maitred.server.stores.base import Claim, Row, RowFilter, Table
+from maitred.server.kinds.projections import payment_row
+from maitred.server.kinds.session import session_ref
+from maitred.server.kinds.tables import Table
+from maitred.server.stores.base import Claim, Row, RowFilter
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Payment, Session
 

@@ -12,10 +12,11 @@ from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
+from maitred.server.kinds.tables import Table
 from maitred.server.payments.coordinator import PaymentCoordinator
 from maitred.server.payments.records import Records
-from maitred.server.stores.base import Row, RowFilter, Table
+from maitred.server.stores.base import Row, RowFilter
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import Session
 

@@ -23,7 +23,7 @@ from maitred.server.domain.tab import has_open_payment
 from maitred.server.engine.call import SYSTEM_CALL
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
 from maitred.server.payments.gateway import Gateways, Sending
 from maitred.server.payments.inbox import Inbox, processed
 from maitred.server.payments.provider import (

@@ -12,13 +12,13 @@ from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import (
     ConcurrentModification,
     InboundMessageTaken,
     SessionClosed,
     SessionExpired,
 )
+from maitred.server.kinds.session import session_ref
 from maitred.server.stores.base import Claim
 from maitred.v1 import conversation_pb2 as pb
 from maitred.v1.event_pb2 import Event

@@ -12,9 +12,9 @@ from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
-from maitred.server.engine.refs import menu_ref
+from maitred.server.kinds.menu import MENU, menu_ref
 from maitred.server.services.catalogs import Catalogs
-from maitred.server.stores.base import Head, HeadFilter, Kind
+from maitred.server.stores.base import Head, HeadFilter
 from maitred.v1 import menu_pb2 as pb
 
 
@@ -44,7 +44,7 @@ class MenuService:
         listing = Listing(request, self._engine.tokens, call)
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
-            return await self._engine.reads.list_heads(Kind.MENU, HeadFilter(), after, limit)
+            return await self._engine.reads.list_heads(MENU, HeadFilter(), after, limit)
 
         heads, after = await fill(
             listing, read, lambda head: head.position, lambda head: len(head.body)

@@ -13,9 +13,10 @@ from maitred.server.engine.call import Call
 from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
-from maitred.server.engine.refs import session_ref
+from maitred.server.kinds.session import session_ref
+from maitred.server.kinds.tables import Table
 from maitred.server.services.catalogs import Catalogs
-from maitred.server.stores.base import RowFilter, Table
+from maitred.server.stores.base import RowFilter
 from maitred.v1 import order_pb2 as pb
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Order, Session

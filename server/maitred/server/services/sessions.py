@@ -9,22 +9,23 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import caps, sessions, updates
-from maitred.server.engine import aggregates, claims, eventlog, wire
+from maitred.server.domain.changes import MARKS
+from maitred.server.engine import claims, eventlog, wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.paging import Listing, fill
-from maitred.server.engine.refs import session_ref
 from maitred.server.errors import InvalidField, MaitredError, RequestIdReused, Violation
+from maitred.server.kinds.session import SESSION, attention_label, session_ref
 from maitred.server.services.allowance import Allowance
-from maitred.server.stores.base import Claim, Head, HeadFilter, Kind, Ref, StoredEvent
+from maitred.server.stores.base import Claim, Head, HeadFilter, Ref, StoredEvent
 from maitred.v1 import session_pb2 as pb
 from maitred.v1.common_pb2 import ROLE_STAFF
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Session
 
 _MAX_NS = 2**63 - 1
-_BEGINNINGS = [eventlog.change_number(name) for name in ("session_created", "visit_started")]
+_BEGINNINGS = [eventlog.change_number(name) for name in sorted(MARKS.begins)]
 _CHANGES = frozenset(field.name for field in Event.DESCRIPTOR.oneofs_by_name["change"].fields)
 
 
@@ -33,6 +34,9 @@ class SessionService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        life = engine.kinds[SESSION].life
+        assert life is not None
+        self._life = life
         settings = engine.settings
         self._allowance = Allowance(settings.max_sessions_per_hour)
         self._defaults = sessions.Defaults(
@@ -101,10 +105,10 @@ class SessionService:
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:
         """List sessions, newest first."""
-        calls = (aggregates.attention_label(request.attention),) if request.attention else ()
+        calls = (attention_label(request.attention),) if request.attention else ()
         where = HeadFilter(
             statuses=tuple(request.statuses),
-            customer_id=request.customer_id or None,
+            owner=request.customer_id or None,
             labels=(*calls, *sorted(request.labels.items())),
             created_from_ns=_ns(request, "created_from"),
             created_before_ns=_ns(request, "created_before"),
@@ -113,7 +117,8 @@ class SessionService:
 
         async def read(after: int | None, limit: int) -> Sequence[Head]:
             return await self._engine.expiry.listed(
-                partial(self._engine.reads.list_heads, Kind.SESSION, where, after, limit),
+                self._life,
+                partial(self._engine.reads.list_heads, SESSION, where, after, limit),
                 where.statuses,
             )
 

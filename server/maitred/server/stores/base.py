@@ -14,6 +14,7 @@ from typing import Protocol
 from maitred.server.stores.failures import *  # noqa: F403  # they are part of the protocol
 from maitred.server.stores.values import *  # noqa: F403  # so are these
 from maitred.server.stores.values import (
+    KEEP_NOTHING,
     Append,
     BackupInfo,
     Claim,
@@ -21,6 +22,7 @@ from maitred.server.stores.values import (
     Done,
     Head,
     HeadFilter,
+    Keep,
     Kind,
     Lease,
     Loaded,
@@ -32,7 +34,6 @@ from maitred.server.stores.values import (
     RowFilter,
     StoredEvent,
     StoreInfo,
-    Table,
 )
 
 
@@ -115,7 +116,7 @@ class Store(Protocol):
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,
@@ -157,13 +158,13 @@ class Store(Protocol):
         read anew each time, so that the caller may change it.
         """
 
-    async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    async def forget(self, ref: Ref, base: int, last: Append, keep: Keep = KEEP_NOTHING) -> Outcome:
         """Append `last` on `base` as a tombstone, then delete everything else in bounded pieces.
 
-        Keeps the tombstone with `last` as its only event, rows of PAYMENTS, and claims of the
-        space "provider"; claims are the aggregate's where their owner is `ref.id`, or begins with
+        Keeps the tombstone with `last` as its only event, and of the rows and the claims those
+        that `keep` names; claims are the aggregate's where their owner is `ref.id`, or begins with
         it and a space. Its index is that of `last`, or nothing but `created_ns`. The id is never
-        free again. Interrupted, it is finished after `open`.
+        free again. Interrupted, it is finished after `open`, by what `keep` said.
         """
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:

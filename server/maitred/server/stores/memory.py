@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from maitred.server.stores.base import (
+    KEEP_NOTHING,
     SECRET_BYTES,
     Append,
     BackupInfo,
@@ -21,6 +22,7 @@ from maitred.server.stores.base import (
     Done,
     Head,
     HeadFilter,
+    Keep,
     Kind,
     Lease,
     Loaded,
@@ -35,11 +37,11 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreInfo,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.changes import Changes
 from maitred.server.stores.memory_state import CURSOR_BYTES, MemoryState, selects, selects_row
 from maitred.server.stores.values import body_size, event_size, page_of
+from maitred.server.units import NS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -49,7 +51,6 @@ _log = structlog.get_logger(__name__)
 
 QUEUE_COMMITS: Final = 4096
 RECORD_EVENTS: Final = 500
-_NANOSECONDS: Final = 1_000_000_000
 _EPOCH_BYTES: Final = 16
 
 
@@ -137,11 +138,11 @@ class MemoryStore:
             if isinstance(answer, Committed) and self._changes:
                 self._changes.publish(append.ref for append in commit.appends)
 
-    async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    async def forget(self, ref: Ref, base: int, last: Append, keep: Keep = KEEP_NOTHING) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest."""
         self._check_open()
         self._flush()
-        outcome = self._state.forget(ref, base, last)
+        outcome = self._state.forget(ref, base, last, keep)
         if isinstance(outcome, Committed):
             self._changes.publish([ref])
         return outcome
@@ -222,7 +223,7 @@ class MemoryStore:
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,
@@ -274,7 +275,7 @@ class MemoryStore:
             and aggregate.leased_until_ns <= now_ns
         )
         for _, _, aggregate in ripe[:limit]:
-            aggregate.leased_until_ns = now_ns + max(1, int(lease_s * _NANOSECONDS))
+            aggregate.leased_until_ns = now_ns + max(1, int(lease_s * NS))
         return [aggregate.head.ref for _, _, aggregate in ripe[:limit]]
 
     async def next_wake(self) -> int | None:
@@ -298,7 +299,7 @@ class MemoryStore:
         if before is not None and held and before.owner != owner:
             return None
         token = 1 if before is None else before.token + (0 if held else 1)
-        self._state.leases[name] = Lease(name, owner, token, now + int(ttl_s * _NANOSECONDS))
+        self._state.leases[name] = Lease(name, owner, token, now + int(ttl_s * NS))
         return self._state.leases[name]
 
     def changed(self, refs: Mapping[Ref, int]) -> AsyncIterator[set[Ref]]:

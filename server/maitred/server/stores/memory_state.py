@@ -14,6 +14,7 @@ from maitred.server.stores.base import (
     Conflict,
     HeadFilter,
     Index,
+    Keep,
     Lease,
     Loaded,
     Outcome,
@@ -23,14 +24,12 @@ from maitred.server.stores.base import (
     Row,
     RowFilter,
     StoredEvent,
-    Table,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CURSOR_BYTES: Final = 8
-_KEPT_SPACE: Final = "provider"
 _EXPIRED: Final = 16
 """Expired claims that one commit clears away."""
 
@@ -56,7 +55,7 @@ class MemoryState:
         self.log: dict[int, StoredEvent] = {}
         self.claims: dict[tuple[str, str], Claim] = {}
         self._expiries: list[tuple[int, tuple[str, str]]] = []
-        self.rows: dict[tuple[Table, str], Row] = {}
+        self.rows: dict[tuple[int, str], Row] = {}
         self.leases: dict[str, Lease] = {}
         self.next_event = 1
         self.next_row = 1
@@ -166,7 +165,7 @@ class MemoryState:
             position = before.position
         self.rows[place] = row._replace(position=position)
 
-    def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    def forget(self, ref: Ref, base: int, last: Append, keep: Keep) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest."""
         last = last._replace(ref=ref, base=base, wake_at_ns=None)
         before = self.aggregates.get(ref)
@@ -188,12 +187,12 @@ class MemoryState:
         self.rows = {
             place: row
             for place, row in self.rows.items()
-            if row.ref != ref or row.table == Table.PAYMENTS
+            if row.ref != ref or row.table in keep.tables
         }
         self.claims = {
             place: claim
             for place, claim in self.claims.items()
-            if claim.owner.partition(" ")[0] != ref.id or claim.space == _KEPT_SPACE
+            if claim.owner.partition(" ")[0] != ref.id or claim.space in keep.spaces
         }
         return Committed()
 
@@ -254,8 +253,8 @@ def selects(where: HeadFilter, index: Index) -> bool:
     """Tell whether a filter selects an aggregate that has this index."""
     return (
         (not where.statuses or index.status in where.statuses)
-        and (where.customer_id is None or index.customer_id == where.customer_id)
-        and (where.attention is None or index.attention == where.attention)
+        and (where.owner is None or index.owner == where.owner)
+        and (where.flag is None or index.flag == where.flag)
         and set(where.labels) <= set(index.labels)
         and (where.created_from_ns is None or index.created_ns >= where.created_from_ns)
         and (where.created_before_ns is None or index.created_ns < where.created_before_ns)

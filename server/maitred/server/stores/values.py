@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from maitred.server.stores.failures import StoreError
 
 __all__ = [
+    "KEEP_NOTHING",
     "PAGE_BYTES",
     "SECRET_BYTES",
     "Append",
@@ -23,6 +23,7 @@ __all__ = [
     "Head",
     "HeadFilter",
     "Index",
+    "Keep",
     "Kind",
     "Lease",
     "Loaded",
@@ -35,25 +36,11 @@ __all__ = [
     "RowFilter",
     "StoreInfo",
     "StoredEvent",
-    "Table",
 ]
 
 
-class Kind(enum.IntEnum):
-    """What an aggregate is. The numbers are stored: append, never renumber."""
-
-    SESSION = 1
-    CUSTOMER = 2
-    MENU = 3
-    FLOW_DEFINITION = 4
-
-
-class Table(enum.IntEnum):
-    """A projection that commits write beside the log. The numbers are stored."""
-
-    PAYMENTS = 1
-    ORDERS = 2
-    INBOX = 3
+Kind = int
+"""What an aggregate is: a number that whoever uses the store gives out, and never changes."""
 
 
 class Ref(NamedTuple):
@@ -68,8 +55,8 @@ class Index(NamedTuple):
 
     created_ns: int
     status: int = 0
-    customer_id: str = ""
-    attention: int = 0
+    owner: str = ""
+    flag: int = 0
     labels: tuple[tuple[str, str], ...] = ()
 
 
@@ -109,7 +96,8 @@ class Claim(NamedTuple):
 class Row(NamedTuple):
     """One row of a projection, written whole; the key is unique in its table."""
 
-    table: Table
+    table: int
+    """A projection that commits write beside the log: a number, as kinds are."""
     key: str
     ref: Ref
     created_ns: int
@@ -118,6 +106,16 @@ class Row(NamedTuple):
     flag: int = 0
     position: int = 0
     """Set by the store on reading: the place to continue a listing from."""
+
+
+class Keep(NamedTuple):
+    """What a deletion leaves behind beside the tombstone: of the rows and of the claims."""
+
+    tables: tuple[int, ...] = ()
+    spaces: tuple[str, ...] = ()
+
+
+KEEP_NOTHING = Keep()
 
 
 class Commit(NamedTuple):
@@ -130,7 +128,7 @@ class Commit(NamedTuple):
     claims: tuple[Claim, ...] = ()
     releases: tuple[Claim, ...] = ()
     rows: tuple[Row, ...] = ()
-    drops: tuple[tuple[Table, str], ...] = ()
+    drops: tuple[tuple[int, str], ...] = ()
     """Rows to delete, by table and key; one that is not there is no error."""
 
 
@@ -216,8 +214,8 @@ class HeadFilter(NamedTuple):
     """What `list_heads` selects; None or empty selects all. Tombstones are never listed."""
 
     statuses: tuple[int, ...] = ()
-    customer_id: str | None = None
-    attention: int | None = None
+    owner: str | None = None
+    flag: int | None = None
     labels: tuple[tuple[str, str], ...] = ()
     created_from_ns: int | None = None
     created_before_ns: int | None = None

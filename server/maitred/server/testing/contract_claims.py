@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     Claim,
     ClaimTaken,
@@ -13,7 +14,6 @@ from maitred.server.stores.base import (
     Conflict,
     RowFilter,
     Store,
-    Table,
 )
 from maitred.server.testing.contract_base import ContractBase
 from maitred.server.testing.samples import new_append, new_claim, new_ref, new_row, put

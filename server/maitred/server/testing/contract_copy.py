@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from maitred.server.kinds.menu import MENU
+from maitred.server.kinds.session import SESSION
 from maitred.server.stores.base import (
     Claim,
     Commit,
@@ -11,7 +13,6 @@ from maitred.server.stores.base import (
     Conflict,
     HeadFilter,
     Index,
-    Kind,
     Loaded,
     Record,
     Ref,
@@ -50,12 +51,12 @@ class CopyContract(ContractBase):
         """Fill another store and scan it; also names the refs in the order they were made."""
         other = MemoryStore()
         await other.open()
-        refs = [new_ref(kind) for kind in (Kind.SESSION, Kind.MENU, Kind.SESSION, Kind.SESSION)]
+        refs = [new_ref(kind) for kind in (SESSION, MENU, SESSION, SESSION)]
         for number, ref in enumerate(refs):
             index = Index(
                 created_ns=time.time_ns(),
                 status=number,
-                customer_id=f"c{number}",
+                owner=f"c{number}",
                 labels=(("n", str(number)),),
             )
             await put(other, new_commit(ref, 0, index=index, wake_at_ns=2**62 + number))
@@ -99,8 +100,8 @@ class CopyContract(ContractBase):
         records, refs = await self._elsewhere()
         await store.restore([records[ref] for ref in refs])
         sessions = [refs[2], refs[0]]
-        heads = await store.list_heads(Kind.SESSION, HeadFilter(), None, 10)
-        by_label = await store.list_heads(Kind.SESSION, HeadFilter(labels=(("n", "2"),)), None, 10)
+        heads = await store.list_heads(SESSION, HeadFilter(), None, 10)
+        by_label = await store.list_heads(SESSION, HeadFilter(labels=(("n", "2"),)), None, 10)
         feed = [event.ref for event in await store.feed(b"", 100)]
         due = await store.due(2**62 + 1, 10, "me", 1.0)
 

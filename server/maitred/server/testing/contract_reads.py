@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 
+from maitred.server.kinds.menu import MENU
+from maitred.server.kinds.session import SESSION
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     PAGE_BYTES,
     SECRET_BYTES,
     Commit,
     HeadFilter,
     Index,
-    Kind,
     Ref,
     Row,
     RowFilter,
     Store,
-    Table,
 )
 from maitred.server.testing.contract_base import ContractBase
 from maitred.server.testing.samples import new_append, new_commit, new_ref, new_row, put
@@ -32,7 +33,7 @@ _ODD_ENDS = (
 async def _heads(store: Store, where: HeadFilter, limit: int = 3) -> list[Ref]:
     found: list[Ref] = []
     after: int | None = None
-    while page := await store.list_heads(Kind.SESSION, where, after, limit):
+    while page := await store.list_heads(SESSION, where, after, limit):
         assert len(page) <= limit
         found += [head.ref for head in page]
         after = page[-1].position
@@ -63,12 +64,12 @@ class ReadContract(ContractBase):
             index = Index(
                 created_ns=1000 + number,
                 status=number % 3,
-                customer_id=f"cus-{number % 5}" if number % 5 else "",
-                attention=1 if number % 6 == 0 else 0,
+                owner=f"cus-{number % 5}" if number % 5 else "",
+                flag=1 if number % 6 == 0 else 0,
                 labels=labels,
             )
             await put(store, new_commit(ref, 0, index=index))
-        await put(store, new_commit(new_ref(Kind.MENU), 0))
+        await put(store, new_commit(new_ref(MENU), 0))
         return refs
 
     async def test_heads_are_listed_newest_first_each_once(self, store: Store) -> None:
@@ -81,15 +82,15 @@ class ReadContract(ContractBase):
     async def test_ids_of_any_kind_are_kept_apart(self, store: Store) -> None:
         """What is special in a pattern, a path, a key or a statement is a sign as any other."""
         prefix = new_ref().id
-        refs = [Ref(Kind.SESSION, f"{prefix}{end}") for end in _ODD_ENDS]
+        refs = [Ref(SESSION, f"{prefix}{end}") for end in _ODD_ENDS]
         for ref in refs:
-            index = Index(created_ns=1, customer_id=ref.id, labels=(("channel", ref.id),))
+            index = Index(created_ns=1, owner=ref.id, labels=(("channel", ref.id),))
             row = new_row(Table.ORDERS, ref, key=f"{ref.id}/1", body=ref.id.encode())
             await put(store, new_commit(ref, 0, index=index)._replace(rows=(row,)))
 
         assert await _heads(store, _ALL, 100) == refs[::-1]
         for ref in refs:
-            assert await _heads(store, HeadFilter(customer_id=ref.id)) == [ref]
+            assert await _heads(store, HeadFilter(owner=ref.id)) == [ref]
             assert await _heads(store, HeadFilter(labels=(("channel", ref.id),))) == [ref]
             assert await _keys(store, RowFilter(ref=ref)) == [f"{ref.id}/1"]
             assert await _keys(store, RowFilter(keys=(f"{ref.id}/1",))) == [f"{ref.id}/1"]
@@ -106,7 +107,7 @@ class ReadContract(ContractBase):
         ref = new_ref()
         await put(store, new_commit(ref, 0))
         await put(store, new_commit(ref, 1, body=b"second"))
-        (head,) = await store.list_heads(Kind.SESSION, _ALL, None, 10)
+        (head,) = await store.list_heads(SESSION, _ALL, None, 10)
 
         assert (head.ref, head.version, head.body) == (ref, 2, b"second")
 
@@ -122,18 +123,18 @@ class ReadContract(ContractBase):
         assert await found(statuses=(1,)) == [10, 7, 4, 1]
         assert await found(statuses=(2, 0)) == [11, 9, 8, 6, 5, 3, 2, 0]
         assert await found(statuses=(2, 2, 77)) == [11, 8, 5, 2]
-        assert await found(customer_id="cus-2") == [7, 2]
-        assert await found(customer_id="") == [10, 5, 0]
-        assert await found(attention=1) == [6, 0]
-        assert await found(attention=0, statuses=(0,)) == [9, 3]
+        assert await found(owner="cus-2") == [7, 2]
+        assert await found(owner="") == [10, 5, 0]
+        assert await found(flag=1) == [6, 0]
+        assert await found(flag=0, statuses=(0,)) == [9, 3]
         assert await found(labels=(("table", "3"),)) == [11, 7, 3]
         assert await found(labels=(("table", "2"), ("even", "0"))) == [10, 6, 2]
         assert await found(labels=(("table", "2"), ("even", "1"))) == []
         assert await found(created_from_ns=1003, created_before_ns=1006) == [5, 4, 3]
         assert await found(created_before_ns=1002) == [1, 0]
-        assert await found(customer_id="cus-1", statuses=(0, 1)) == [6, 1]
-        assert await found(labels=(("even", "0"),), statuses=(0, 2), customer_id="cus-3") == [8]
-        assert await found(customer_id="nobody") == []
+        assert await found(owner="cus-1", statuses=(0, 1)) == [6, 1]
+        assert await found(labels=(("even", "0"),), statuses=(0, 2), owner="cus-3") == [8]
+        assert await found(owner="nobody") == []
 
     async def test_a_listing_follows_the_index(self, store: Store) -> None:
         """A commit that carries an index moves its aggregate between filters, labels included."""
@@ -143,7 +144,7 @@ class ReadContract(ContractBase):
 
         assert await _heads(store, HeadFilter(statuses=(9,))) == [refs[0]]
         assert await _heads(store, HeadFilter(labels=(("table", "9"),))) == [refs[0]]
-        assert await _heads(store, HeadFilter(customer_id="cus-9")) == [refs[0]]
+        assert await _heads(store, HeadFilter(owner="cus-9")) == [refs[0]]
         assert refs[0] not in await _heads(store, HeadFilter(labels=(("table", "0"),)))
         assert refs[0] in await _heads(store, HeadFilter(labels=(("even", "0"),)))
         assert refs[0] not in await _heads(store, HeadFilter(statuses=(0,)))
@@ -155,7 +156,7 @@ class ReadContract(ContractBase):
         found: list[Ref] = []
         after: int | None = None
         step = 0
-        while page := await store.list_heads(Kind.SESSION, _ALL, after, 2):
+        while page := await store.list_heads(SESSION, _ALL, after, 2):
             found += [head.ref for head in page]
             after = page[-1].position
             await put(store, new_commit(new_ref(), 0))
@@ -173,7 +174,7 @@ class ReadContract(ContractBase):
         assert await _heads(store, _ALL) == left
         assert refs[3] not in await _heads(store, HeadFilter(labels=(("table", "3"),)))
         assert refs[3] not in await _heads(store, HeadFilter(statuses=(0,)))
-        assert await store.count(Kind.SESSION) == len(left)
+        assert await store.count(SESSION) == len(left)
 
     async def test_pages_end_early_in_bytes(self, store: Store) -> None:
         """However much is asked for, a page holds PAGE_BYTES before its last entry, and goes on."""
@@ -197,8 +198,8 @@ class ReadContract(ContractBase):
             )
             assert len(rows) == 3
         assert len(await store.feed(b"", 50)) == 3
-        assert len(await store.list_heads(Kind.SESSION, _ALL, None, 50)) == 3
-        assert len(await store.list_heads(Kind.SESSION, HeadFilter(statuses=(0, 1)), None, 50)) == 3
+        assert len(await store.list_heads(SESSION, _ALL, None, 50)) == 3
+        assert len(await store.list_heads(SESSION, HeadFilter(statuses=(0, 1)), None, 50)) == 3
         versions: list[int] = []
         while page := await store.events(ref, len(versions), 50):
             versions += [event.version for event in page]
@@ -226,9 +227,9 @@ class ReadContract(ContractBase):
         """Up to ten thousand, the count is no estimate."""
         await self._fill(store)
 
-        assert await store.count(Kind.SESSION) == 12
-        assert await store.count(Kind.MENU) == 1
-        assert await store.count(Kind.CUSTOMER) == 0
+        assert await store.count(SESSION) == 12
+        assert await store.count(MENU) == 1
+        assert await store.count(2) == 0
 
     async def _fill_rows(self, store: Store) -> tuple[list[Row], list[Ref]]:
         refs = [new_ref() for _ in range(2)]

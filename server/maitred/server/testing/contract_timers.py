@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     Commit,
     Committed,
     Conflict,
     Index,
-    Kind,
+    Keep,
     Ref,
     Replayed,
     RowFilter,
     Store,
     StoreError,
-    Table,
 )
 from maitred.server.testing.contract_base import ContractBase
 from maitred.server.testing.samples import (
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 _SECOND = 10**9
 _NOW = 1_800_000_000 * _SECOND
+_OTHER_TABLE = 7
+"""A projection that no kind here writes; a store keeps it as any other."""
+
 _PATIENCE_S = 10.0
 
 
@@ -266,10 +269,11 @@ class LifeContract(ContractBase):
         another = await store.forget(ref, 6, new_append(ref, 6))
         assert another == Conflict(ref, 6, last.commit_id)
 
-    async def test_forget_keeps_money_and_provider_ids(self, store: Store) -> None:
-        """Payment rows and provider claims stay; orders, inbox and other claims go."""
+    async def test_forget_keeps_what_it_is_told_to(self, store: Store) -> None:
+        """Rows of the tables and claims of the spaces that are named stay; all others go."""
         ref, other = new_ref(), new_ref()
-        rows = tuple(new_row(table, ref) for table in Table)
+        tables = (*Table, _OTHER_TABLE)
+        rows = tuple(new_row(table, ref) for table in tables)
         bystander = new_row(Table.ORDERS, other)
         channel = new_claim("channel", ref.id)
         provider = new_claim("provider", ref.id)
@@ -278,22 +282,41 @@ class LifeContract(ContractBase):
         alike = new_claim("channel", f"{ref.id}!")
         await put(store, Commit((new_append(other, 0),), (foreign, alike), (), (bystander,)))
         await put(store, Commit((new_append(ref, 0),), (channel, provider, detailed), (), rows))
-        await store.forget(ref, 1, new_append(ref, 1))
+        keep = Keep((Table.PAYMENTS, _OTHER_TABLE), ("provider", "provider%"))
+        await store.forget(ref, 1, new_append(ref, 1), keep)
 
         kept = {
             table: [row.key for row in await store.list_rows(table, RowFilter(), None, 9)]
-            for table in Table
+            for table in tables
         }
         assert kept == {
             Table.PAYMENTS: [rows[0].key],
             Table.ORDERS: [bystander.key],
             Table.INBOX: [],
+            _OTHER_TABLE: [rows[3].key],
         }
         assert await store.claim(channel.space, channel.key) is None
         assert await store.claim(provider.space, provider.key) == provider
         assert await store.claim(foreign.space, foreign.key) == foreign
         assert await store.claim(detailed.space, detailed.key) is None
         assert await store.claim(alike.space, alike.key) == alike
+
+    async def test_forget_keeps_nothing_unasked(self, store: Store) -> None:
+        """Without a word of what to keep, all rows and claims go; others' stay."""
+        ref, other = new_ref(), new_ref()
+        rows = tuple(new_row(table, ref) for table in (*Table, _OTHER_TABLE))
+        claims = tuple(new_claim(space, ref.id) for space in ("provider", "channel"))
+        bystander = new_row(_OTHER_TABLE, other)
+        await put(store, Commit((new_append(other, 0),), rows=(bystander,)))
+        await put(store, Commit((new_append(ref, 0),), claims, (), rows))
+        await store.forget(ref, 1, new_append(ref, 1))
+
+        for table in Table:
+            assert await store.list_rows(table, RowFilter(), None, 9) == []
+        left = await store.list_rows(_OTHER_TABLE, RowFilter(), None, 9)
+        assert [row.key for row in left] == [bystander.key]
+        for claim in claims:
+            assert await store.claim(claim.space, claim.key) is None
 
     async def test_forget_deletes_a_long_log_while_others_commit(self, store: Store) -> None:
         """Whatever its length, everything goes, and commits of others go through meanwhile."""
@@ -365,7 +388,7 @@ class LifeContract(ContractBase):
 
     async def test_times_are_stored_to_the_nanosecond(self, store: Store) -> None:
         """No time is rounded."""
-        ref = new_ref(Kind.CUSTOMER)
+        ref = new_ref(2)
         now = time.time_ns() | 1
         await put(store, new_commit(ref, 0, time_ns=now, wake_at_ns=now + 2))
         loaded = await store.load(ref)

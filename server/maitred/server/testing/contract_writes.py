@@ -6,19 +6,18 @@ import asyncio
 
 import pytest
 
+from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import (
     ClaimTaken,
     Commit,
     Committed,
     Conflict,
-    Kind,
     Outcome,
     Replayed,
     RowFilter,
     Store,
     StoreError,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.testing.contract_base import ContractBase
 from maitred.server.testing.samples import (
@@ -333,7 +332,7 @@ class WriteContract(ContractBase):
     async def test_a_commit_over_several_aggregates_is_all_or_nothing(self, store: Store) -> None:
         """One stale append keeps all of them out."""
         self.needs(self.lacks_cross_aggregate)
-        one, two = new_ref(), new_ref(Kind.CUSTOMER)
+        one, two = new_ref(), new_ref(2)
         await put(store, new_commit(two, 0))
         half = Commit((new_append(one, 0), new_append(two, 0)))
         answer = await put(store, half)

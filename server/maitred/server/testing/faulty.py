@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from maitred.server.stores.base import (
+    KEEP_NOTHING,
     Append,
     BackupInfo,
     Claim,
@@ -17,6 +18,7 @@ from maitred.server.stores.base import (
     Done,
     Head,
     HeadFilter,
+    Keep,
     Kind,
     Lease,
     Loaded,
@@ -33,7 +35,6 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreInfo,
     StoreUnavailable,
-    Table,
 )
 
 if TYPE_CHECKING:
@@ -142,16 +143,16 @@ class FaultyStore:
             Conflict(ref, 0, b"") if head is None else Conflict(ref, head.version, head.commit_id)
         )
 
-    async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    async def forget(self, ref: Ref, base: int, last: Append, keep: Keep = KEEP_NOTHING) -> Outcome:
         """Forget an aggregate, or do what the script says; one that is late never happens."""
         fault = self._writes.popleft() if self._writes else Fault.NONE
         match fault:
             case Fault.NONE:
-                return await self.inner.forget(ref, base, last)
+                return await self.inner.forget(ref, base, last, keep)
             case Fault.CONFLICT:
                 return await self._conflict(ref)
             case Fault.UNKNOWN_APPLIED:
-                await self.inner.forget(ref, base, last)
+                await self.inner.forget(ref, base, last, keep)
                 raise OutcomeUnknown("scripted: applied")
             case _:
                 raise _error(fault)
@@ -221,7 +222,7 @@ class FaultyStore:
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 
+from maitred.server.kinds.session import SESSION
 from maitred.server.stores.base import (
     Append,
     Claim,
@@ -17,11 +18,10 @@ from maitred.server.stores.base import (
     Row,
     Store,
     StoreError,
-    Table,
 )
 
 
-def new_ref(kind: Kind = Kind.SESSION, prefix: str = "ref") -> Ref:
+def new_ref(kind: Kind = SESSION, prefix: str = "ref") -> Ref:
     """Return a ref that nothing has used."""
     return Ref(kind, f"{prefix}-{os.urandom(8).hex()}")
 
@@ -51,7 +51,7 @@ def new_commit(ref: Ref, base: int, **values: object) -> Commit:
     return Commit((new_append(ref, base, **values),))
 
 
-def new_row(table: Table, ref: Ref, **values: object) -> Row:
+def new_row(table: int, ref: Ref, **values: object) -> Row:
     """Return a projection row."""
     row = Row(table, os.urandom(8).hex(), ref, time.time_ns(), os.urandom(20))
     return row._replace(**values)  # type: ignore[arg-type]  # the test names the fields

@@ -10,9 +10,10 @@ from maitred.server.engine.engine import Engine
 from maitred.server.engine.limits import PAGE_EVENTS
 from maitred.server.engine.ring import Topic
 from maitred.server.errors import InvalidField, VersionOutOfRange, Violation
+from maitred.server.kinds.session import SESSION
 from maitred.server.services.watching.loop import Messages
 from maitred.server.services.watching.resuming import one_of
-from maitred.server.stores.base import Kind, StoredEvent
+from maitred.server.stores.base import StoredEvent
 from maitred.v1 import session_pb2 as pb
 
 _AGAIN = -1
@@ -67,13 +68,7 @@ class EventsStream:
             return ()
         self.seen = _AGAIN
         self._cursor = rows[-1].cursor
-        wanted = [
-            wire.sourced_event(
-                row.ref.id, eventlog.decode_bytes(row), is_menu=row.ref.kind is Kind.MENU
-            )
-            for row in rows
-            if self._wants(row)
-        ]
+        wanted = [self._sourced(row) for row in rows if self._wants(row)]
         if not wanted:
             # A store in memory never waits; a long way through what is filtered out must not
             # keep others from the loop.
@@ -85,10 +80,14 @@ class EventsStream:
         """Say that nothing that passes the filter was missed up to here."""
         return pb.WatchEventsResponse(resume_token=self._token()).SerializeToString()
 
+    def _sourced(self, row: StoredEvent) -> bytes:
+        kind = self._engine.kinds[row.ref.kind]
+        return wire.sourced_event(kind.source, row.ref.id, eventlog.decode_bytes(row, kind.event))
+
     def _wants(self, row: StoredEvent) -> bool:
         if self._changes and row.change not in self._changes:
             return False
-        return not self._ids or (row.ref.kind is Kind.SESSION and row.ref.id in self._ids)
+        return not self._ids or (row.ref.kind == SESSION and row.ref.id in self._ids)
 
     def _token(self) -> bytes:
         return self._topic.seal.token(self._cursor)

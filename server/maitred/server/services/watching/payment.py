@@ -10,12 +10,13 @@ from maitred.server.engine import eventlog, wire
 from maitred.server.engine.engine import Engine
 from maitred.server.engine.hub import payment_view
 from maitred.server.engine.limits import PAGE_EVENTS
-from maitred.server.engine.refs import session_ref
-from maitred.server.engine.ring import DELETED, PaymentView, Topic
+from maitred.server.engine.ring import PaymentView, Topic
 from maitred.server.errors import PaymentNotFound, SessionDeleted, VersionOutOfRange
+from maitred.server.kinds.session import session_ref
+from maitred.server.kinds.tables import Table
 from maitred.server.services.watching.loop import Messages
 from maitred.server.services.watching.resuming import resume_after
-from maitred.server.stores.base import RowFilter, Table
+from maitred.server.stores.base import RowFilter
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import Payment, Session
 
@@ -73,7 +74,7 @@ class PaymentStream:
         entry = topic.after(self.seen)
         if entry is None or (entry.payment is None and entry.change in changes.MONEY_CHANGES):
             return await self._from_log()
-        if entry.change == DELETED:
+        if entry.change in changes.MARKS.ends_log:
             return self._gone(entry.version)
         self.seen, self._state = entry.version, None
         if entry.payment is None or not self._wants(entry.payment.payment):
@@ -101,7 +102,7 @@ class PaymentStream:
         for row in rows:
             event = eventlog.decode(row)
             change = event.WhichOneof("change") or ""
-            if change == DELETED:
+            if change in changes.MARKS.ends_log:
                 return (*shown, *self._gone(row.version))
             self.seen = row.version
             session = self._state = evolve_session(self._state, event)

@@ -7,10 +7,11 @@ from contextlib import aclosing
 
 from maitred.server.engine.call import Call
 from maitred.server.engine.engine import Engine
+from maitred.server.kinds.session import session_ref
+from maitred.server.services.watching.aggregate import LogStream
 from maitred.server.services.watching.everything import EventsStream
 from maitred.server.services.watching.loop import deliver
 from maitred.server.services.watching.payment import PaymentStream
-from maitred.server.services.watching.session import SessionStream
 from maitred.v1.payment_pb2 import WatchPaymentRequest
 from maitred.v1.session_pb2 import WatchEventsRequest, WatchSessionRequest
 
@@ -23,7 +24,7 @@ class WatchService:
 
     async def WatchSession(self, request: WatchSessionRequest, call: Call) -> AsyncIterator[bytes]:
         """Stream a session: every version once and in order, or the newest state."""
-        stream = SessionStream(self._engine, request)
+        stream = LogStream(self._engine, session_ref(request.session_id), request)
         async with aclosing(deliver(self._engine.hub, stream)) as messages:
             async for message in messages:
                 yield message

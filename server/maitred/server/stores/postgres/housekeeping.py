@@ -13,6 +13,7 @@ import structlog
 from maitred.server.stores.base import (
     Append,
     Committed,
+    Keep,
     Outcome,
     OutcomeUnknown,
     Record,
@@ -74,13 +75,13 @@ class Housekeeping:
             await self._pool.run(work)
 
     async def forget(
-        self, ref: Ref, base: int, last: Append, buried: Callable[[], None]
+        self, ref: Ref, base: int, last: Append, keep: Keep, buried: Callable[[], None]
     ) -> Outcome:
         """Bury an aggregate, say so, delete the rest; goes on if the caller is cancelled.
 
         Raises: StoreError.
         """
-        work = self._forget(ref, base, last, buried)
+        work = self._forget(ref, base, last, keep, buried)
         task = asyncio.get_running_loop().create_task(work)
         self._forgetting.add(task)
         task.add_done_callback(self._forgot)
@@ -93,21 +94,21 @@ class Housekeeping:
             task.exception()
 
     async def _forget(
-        self, ref: Ref, base: int, last: Append, buried: Callable[[], None]
+        self, ref: Ref, base: int, last: Append, keep: Keep, buried: Callable[[], None]
     ) -> Outcome:
-        bury = partial(jobs.bury, lane=self.lane, ref=ref, base=base, last=last)
+        bury = partial(jobs.bury, lane=self.lane, ref=ref, base=base, last=last, keep=keep)
         outcome = await self._pool.run(bury, writes=True)
         if isinstance(outcome, Committed):
             buried()
-            await self._delete(ref, base + 1)
+            await self._delete(ref, base + 1, keep)
         return outcome
 
-    async def _delete(self, ref: Ref, version: int) -> None:
+    async def _delete(self, ref: Ref, version: int, keep: Keep) -> None:
         """Delete in pieces what a tombstone leaves behind.
 
         Raises: OutcomeUnknown where that was interrupted; buried the aggregate is.
         """
-        piece = partial(jobs.forget_piece, ref=ref, version=version)
+        piece = partial(jobs.forget_piece, ref=ref, version=version, keep=keep)
         try:
             while await self._pool.run(piece, writes=True):
                 pass
@@ -136,7 +137,7 @@ class Housekeeping:
         try:
             return await self._restore([record])
         except StoreError as error:
-            raise type(error)(f"{ref.kind.name.lower()} {ref.id!r}: {error}") from error
+            raise type(error)(f"{ref.id!r} of kind {ref.kind}: {error}") from error
 
     async def _restore(self, records: Sequence[Record]) -> int:
         work = partial(restore, lane=self.lane, records=records)
@@ -144,8 +145,8 @@ class Housekeeping:
 
     async def _finish_deletions(self) -> None:
         """Delete what is left of tombstones; what another server is at, two may delete."""
-        for ref, version in await self._pool.run(jobs.interrupted):
-            await self._delete(ref, version)
+        for ref, version, keep in await self._pool.run(jobs.interrupted):
+            await self._delete(ref, version, keep)
 
     async def _take_lane(self) -> int:
         """Take a lane of one's own, or share one where there are more servers than lanes."""

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import psycopg
 
+from maitred.server.stores import keeping
 from maitred.server.stores.base import (
     Append,
     Conflict,
     CorruptData,
     Index,
-    Kind,
+    Keep,
     Lease,
     Outcome,
     Ref,
-    Table,
 )
 from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
 from maitred.server.stores.postgres.decide import COMMITTED, Found, outcome
@@ -33,6 +33,7 @@ from maitred.server.stores.postgres.errors import is_lost, is_raced, is_transien
 from maitred.server.stores.postgres.reader import fetch
 from maitred.server.stores.postgres.sql import SQL
 from maitred.server.stores.postgres.writes import Met, Writes
+from maitred.server.units import NS
 
 if TYPE_CHECKING:
     from maitred.server.stores.postgres.connection import Connection
@@ -44,8 +45,6 @@ PIECE_ROWS: Final = 500
 
 _ATTEMPTS = 12
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.002, 0.1
-_KEPT_SPACE = "provider"
-_NANOSECONDS = 1_000_000_000
 
 
 async def patiently(connection: Connection, work: Callable[[], Awaitable[T]]) -> T:
@@ -70,7 +69,9 @@ async def patiently(connection: Connection, work: Callable[[], Awaitable[T]]) ->
     raise AssertionError("the last attempt answers or raises")
 
 
-async def bury(connection: Connection, lane: int, ref: Ref, base: int, last: Append) -> Outcome:
+async def bury(
+    connection: Connection, lane: int, ref: Ref, base: int, last: Append, keep: Keep
+) -> Outcome:
     """Turn a head into a tombstone, and remember that it has something to delete."""
     last = last._replace(ref=ref, base=base, wake_at_ns=None)
 
@@ -96,30 +97,31 @@ async def bury(connection: Connection, lane: int, ref: Ref, base: int, last: App
         index = last.index or Index(created_ns=met.created_ns)
         writes.move(last._replace(index=index), met, tombstone=True)
         forgotten = {"kind": ref.kind, "id": ref.id, "version": base + 1}
+        kept = {"kept": keeping.note(keep)}
         async with connection.pipeline():
             for statement, parameters in writes.statements():
                 await connection.execute(statement, parameters)
-            await connection.execute(SQL["begin_forgetting"], forgotten)
+            await connection.execute(SQL["begin_forgetting"], {**forgotten, **kept})
             await connection.execute(b"COMMIT")
         return COMMITTED
 
     return await patiently(connection, attempt)
 
 
-async def forget_piece(connection: Connection, ref: Ref, version: int) -> bool:
+async def forget_piece(connection: Connection, ref: Ref, version: int, keep: Keep) -> bool:
     """Delete a piece of what a tombstone leaves behind; tell whether something may be left."""
     left = PIECE_ROWS
     name = {"kind": ref.kind, "id": ref.id}
     for statement, parameters in (
         ("forget_events", {**name, "version": version}),
-        ("forget_rows", {**name, "kept": Table.PAYMENTS}),
+        ("forget_rows", {**name, "kept": Bigints(keep.tables)}),
         (
             "forget_claims",
             {
                 "owner": ref.id,
                 "before": f"{ref.id} ",
                 "behind": f"{ref.id}!",
-                "kept": _KEPT_SPACE,
+                "kept": Texts(keep.spaces),
             },
         ),
     ):
@@ -130,10 +132,12 @@ async def forget_piece(connection: Connection, ref: Ref, version: int) -> bool:
     return False
 
 
-async def interrupted(connection: Connection) -> list[tuple[Ref, int]]:
-    """Read the tombstones that still have something to delete, with their versions."""
+async def interrupted(connection: Connection) -> list[tuple[Ref, int, Keep]]:
+    """Read the tombstones with something to delete, their versions, and what they keep."""
     rows = await fetch(connection, SQL["forgetting"])
-    return [(Ref(Kind(kind), name), version) for kind, name, version in rows]
+    return [
+        (Ref(kind, name), version, keeping.read(str(kept))) for kind, name, version, kept in rows
+    ]
 
 
 async def redact(connection: Connection, ref: Ref, versions: Sequence[int]) -> int:
@@ -163,7 +167,7 @@ async def _changed(connection: Connection, name: str, parameters: dict[str, obje
 
 async def due(connection: Connection, now_ns: int, limit: int, lease_s: float) -> list[Ref]:
     """Take aggregates whose time has come, earliest first."""
-    until = now_ns + max(1, int(lease_s * _NANOSECONDS))
+    until = now_ns + max(1, int(lease_s * NS))
     taken: list[tuple[int, int, Ref]] = []
     while len(taken) < limit:
         parameters = {"now": now_ns, "until": until, "limit": limit - len(taken)}
@@ -175,7 +179,7 @@ async def due(connection: Connection, now_ns: int, limit: int, lease_s: float) -
         if not rung:
             break
         taken += [
-            (wake, place, Ref(Kind(kind), name))  # type: ignore[arg-type, misc]  # see the statement
+            (wake, place, Ref(kind, name))  # type: ignore[arg-type, misc]  # see the statement
             for wake, place, kind, name in rung
             if wake is not None and wake <= now_ns
         ]
@@ -184,7 +188,7 @@ async def due(connection: Connection, now_ns: int, limit: int, lease_s: float) -
 
 async def lease(connection: Connection, name: str, owner: str, ttl_s: float) -> Lease | None:
     """Take or renew a lease; None while another owner holds it."""
-    parameters = {"name": name, "owner": owner, "ttl": int(ttl_s * _NANOSECONDS)}
+    parameters = {"name": name, "owner": owner, "ttl": int(ttl_s * NS)}
 
     async def attempt() -> list[tuple[int, ...]]:
         return await fetch(connection, SQL["lease"], parameters)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from maitred.server.stores.values import PAGE_BYTES
 
 if TYPE_CHECKING:
-    from maitred.server.stores.base import HeadFilter, Kind, RowFilter, Table
+    from maitred.server.stores.base import HeadFilter, Kind, RowFilter
 
 Query = tuple[bytes, dict[str, Any]]
 
@@ -47,14 +47,14 @@ def heads_query(kind: Kind, where: HeadFilter, after: int | None, limit: int) ->
                 value,
             )
     chosen.add("a.kind = {} AND NOT a.tombstone", int(kind))
-    if where.customer_id is not None:
-        chosen.add("a.customer_id = {}", where.customer_id)
-        if where.customer_id:
+    if where.owner is not None:
+        chosen.add("a.customer_id = {}", where.owner)
+        if where.owner:
             # Said once more as the index says it, which does not know the parameter.
             chosen.add("a.customer_id <> ''")
-    if where.attention is not None:
-        chosen.add("a.attention = {}", where.attention)
-        if where.attention:
+    if where.flag is not None:
+        chosen.add("a.attention = {}", where.flag)
+        if where.flag:
             chosen.add("a.attention <> 0")
     _created("a.created_ns", where, chosen)
     return _page(
@@ -68,7 +68,7 @@ def heads_query(kind: Kind, where: HeadFilter, after: int | None, limit: int) ->
 
 
 def rows_query(
-    table: Table | None,
+    table: int | None,
     where: RowFilter,
     after: int | None,
     limit: int | None,

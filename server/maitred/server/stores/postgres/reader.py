@@ -17,7 +17,6 @@ from maitred.server.stores.base import (
     Row,
     RowFilter,
     StoredEvent,
-    Table,
 )
 from maitred.server.stores.outcomes import decode_labels
 from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
@@ -127,7 +126,7 @@ async def read_events(
         if sum(map(event_size, found)) >= PAGE_BYTES:
             expected = expected[: len(found)]
         if [event.version for event in found] != list(expected):
-            raise CorruptData(f"events of {ref.kind.name.lower()} {ref.id} are missing in the log")
+            raise CorruptData(f"events of {ref.id!r} of kind {ref.kind} are missing in the log")
     return found
 
 
@@ -148,7 +147,7 @@ async def read_feed(connection: Connection, cursor: Cursor, limit: int) -> list[
     for row in await fetch(connection, SQL["feed"], parameters):
         position = row[2]
         places[position % LANES] = position
-        event = StoredEvent(Ref(Kind(row[0]), row[1]), *row[3:])
+        event = StoredEvent(Ref(row[0], row[1]), *row[3:])
         found.append(event._replace(cursor=encode_cursor(places)))
     return found
 
@@ -168,7 +167,7 @@ async def read_moved(
         lane = position % LANES
         places[lane] = max(places[lane], position)
         counts[lane] = counts.get(lane, 0) + 1
-        refs.add(Ref(Kind(kind), name))
+        refs.add(Ref(kind, name))
     return refs, places, any(count >= limit for count in counts.values())
 
 
@@ -207,7 +206,7 @@ async def list_heads(
 
 async def list_rows(
     connection: Connection,
-    table: Table | None,
+    table: int | None,
     where: RowFilter,
     after: int | None,
     limit: int | None,
@@ -217,7 +216,7 @@ async def list_rows(
     """Read a page of a projection; of all of them where `table` is None."""
     query = rows_query(table, where, after, limit, newest_first=newest_first)
     return [
-        Row(Table(tab), key, Ref(Kind(kind), name), created, body, status, flag, position)
+        Row(tab, key, Ref(kind, name), created, body, status, flag, position)
         for position, tab, key, kind, name, created, status, flag, body in await fetch(
             connection, *query
         )
@@ -248,7 +247,7 @@ async def read_refs(connection: Connection, after: Ref | None, limit: int) -> li
     kind, name = (0, "") if after is None else after
     parameters = {"kind": kind, "id": name, "limit": limit}
     rows = await fetch(connection, SQL["scan_next"], parameters)
-    return [Ref(Kind(kind), name) for kind, name in rows]
+    return [Ref(kind, name) for kind, name in rows]
 
 
 async def read_next_wake(connection: Connection) -> int | None:

@@ -31,6 +31,7 @@ from maitred.server.stores.base import (
 from maitred.server.stores.postgres.errors import is_lost, is_raced, is_transient
 from maitred.server.stores.postgres.reader import fetch
 from maitred.server.stores.postgres.sql import SQL, Migration, load_migrations
+from maitred.server.units import NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,6 @@ SKEW_EVERY_S: Final = 30.0
 _ATTEMPTS: Final = 20
 _EPOCH_BYTES: Final = 16
 _PROBES: Final = 3
-_NANOSECONDS: Final = 1_000_000_000
 
 _APPEARED = frozenset({"42P06", "42P07", "42710"})
 """Something was created by another server between `IF NOT EXISTS` and its creation."""
@@ -132,10 +132,10 @@ async def _check_clock(
         # The answer was made at some time in between; more is not known of it.
         found.append(((after - before) // 2, theirs - (before + after) // 2))
     uncertain, skew = min(found)
-    if abs(skew) - uncertain > max_skew_s * _NANOSECONDS:
+    if abs(skew) - uncertain > max_skew_s * NS:
         direction = "behind" if skew > 0 else "ahead of"
         raise StoreUnavailable(
-            f"the clock of this machine is {abs(skew) / _NANOSECONDS:.3f} s {direction} the"
+            f"the clock of this machine is {abs(skew) / NS:.3f} s {direction} the"
             f" database's, and {max_skew_s:g} s are allowed: let both follow a time server"
         )
 

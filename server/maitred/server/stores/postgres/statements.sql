@@ -399,13 +399,13 @@ RETURNING 1
 
 -- name: begin_forgetting
 -- Remember that a tombstone still has something to delete.
-INSERT INTO maitred.forgetting (kind, id, version)
-VALUES (%(kind)s::bigint, %(id)s, %(version)s::bigint)
+INSERT INTO maitred.forgetting (kind, id, version, kept)
+VALUES (%(kind)s::bigint, %(id)s, %(version)s::bigint, %(kept)s)
 ON CONFLICT (kind, id) DO NOTHING
 
 -- name: forgetting
 -- Tombstones that still have something to delete.
-SELECT kind, id, version FROM maitred.forgetting ORDER BY kind, id
+SELECT kind, id, version, kept FROM maitred.forgetting ORDER BY kind, id
 
 -- name: end_forgetting
 -- Nothing is left to delete.
@@ -420,19 +420,20 @@ WHERE kind = %(kind)s::bigint AND id = %(id)s AND version IN (
     ORDER BY version LIMIT %(limit)s::bigint)
 
 -- name: forget_rows
--- A piece of the projections other than the table that is kept.
+-- A piece of the projections other than the tables that are kept.
 DELETE FROM maitred.projections
 WHERE (tab, key) IN (
     SELECT tab, key FROM maitred.projections
-    WHERE kind = %(kind)s::bigint AND id = %(id)s AND tab <> %(kept)s::bigint
+    WHERE kind = %(kind)s::bigint AND id = %(id)s AND tab <> ALL (%(kept)s::bigint[])
     ORDER BY tab, key LIMIT %(limit)s::bigint)
 
 -- name: forget_claims
--- A piece of the claims of an owner outside the space that is kept.
+-- A piece of the claims of an owner outside the spaces that are kept.
 DELETE FROM maitred.claims
 WHERE (space, key) IN (
     SELECT space, key FROM maitred.claims
-    WHERE (owner = %(owner)s OR owner > %(before)s AND owner < %(behind)s) AND space <> %(kept)s
+    WHERE (owner = %(owner)s OR owner > %(before)s AND owner < %(behind)s) 
+      AND space <> ALL (%(kept)s::text[])
     ORDER BY space, key LIMIT %(limit)s::bigint)
 
 -- name: expire_claims

@@ -11,6 +11,7 @@ import psycopg
 import structlog
 
 from maitred.server.stores.base import (
+    KEEP_NOTHING,
     Append,
     BackupInfo,
     Claim,
@@ -18,6 +19,7 @@ from maitred.server.stores.base import (
     Done,
     Head,
     HeadFilter,
+    Keep,
     Kind,
     Lease,
     Loaded,
@@ -31,18 +33,12 @@ from maitred.server.stores.base import (
     StoreError,
     StoreInfo,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.changes import Changes
 from maitred.server.stores.inbox import LINGER_S, QUEUE_COMMITS
 from maitred.server.stores.postgres import jobs, reader
 from maitred.server.stores.postgres.combine import Combiner
-from maitred.server.stores.postgres.connection import (
-    Connector,
-    Pool,
-    Target,
-    deadline,
-)
+from maitred.server.stores.postgres.connection import Connector, Pool, Target, deadline
 from maitred.server.stores.postgres.errors import translate
 from maitred.server.stores.postgres.feed import decode_cursor, encode_cursor
 from maitred.server.stores.postgres.housekeeping import Housekeeping
@@ -120,12 +116,10 @@ class PostgresStore:
             connection = await connector.connect(statement_s=None)
             undo.push_async_callback(connection.close)
             undo.push_async_callback(pool.close)
+            skew, clock_ns = self._skew.max_skew_s, self._skew.clock_ns
             try:
                 with deadline(connection, OPEN_S):
-                    skew = self._skew
-                    prepared = await prepare(
-                        connection, clock_ns=skew.clock_ns, max_skew_s=skew.max_skew_s
-                    )
+                    prepared = await prepare(connection, clock_ns=clock_ns, max_skew_s=skew)
             except (psycopg.Error, OSError) as error:
                 made = translate(error)
                 raise type(made)(f"cannot use {self._target.name}: {made}") from error
@@ -217,9 +211,9 @@ class PostgresStore:
         if self._wakeups is not None:
             self._wakeups.wrote()
 
-    async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    async def forget(self, ref: Ref, base: int, last: Append, keep: Keep = KEEP_NOTHING) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest; goes on if the caller is cancelled."""
-        return await self._keeping().forget(ref, base, last, lambda: self._wrote([ref]))
+        return await self._keeping().forget(ref, base, last, keep, lambda: self._wrote([ref]))
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
         """Erase the personal parts of those events."""
@@ -296,7 +290,7 @@ class PostgresStore:
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maitred.server.stores.base import Append, Claim, Commit, Index, Ref, Row, Table
+from maitred.server.stores.base import Append, Claim, Commit, Index, Ref, Row
 from maitred.server.stores.outcomes import decode_labels, encode_labels
 from maitred.server.stores.postgres.columns import Bigints, Blobs, Texts
 from maitred.server.stores.postgres.decide import Found, Held
@@ -52,7 +52,7 @@ class Writes:
         self._claims_set: list[Claim] = []
         self._claims_new: list[Claim] = []
         self._rows: list[tuple[int, Row]] = []
-        self._rows_gone: list[tuple[Table, str]] = []
+        self._rows_gone: list[tuple[int, str]] = []
 
     def add(
         self,
@@ -185,8 +185,8 @@ def _heads(entries: list[Entry]) -> dict[str, Any]:
         "indexed": Bigints([entry.index is not None for entry in entries]),
         "createds": Bigints([index.created_ns for index in indexes]),
         "statuses": Bigints([index.status for index in indexes]),
-        "customers": Texts([index.customer_id for index in indexes]),
-        "attentions": Bigints([index.attention for index in indexes]),
+        "customers": Texts([index.owner for index in indexes]),
+        "attentions": Bigints([index.flag for index in indexes]),
         "labels": Texts([encode_labels(index.labels) for index in indexes]),
         "chains": Blobs([entry.append.chain for entry in entries]),
         "bodies": Blobs([entry.append.body for entry in entries]),

@@ -17,7 +17,6 @@ from maitred.server.stores.base import (
     CorruptData,
     HeadFilter,
     Index,
-    Kind,
     Loaded,
     Outcome,
     Ref,
@@ -25,7 +24,6 @@ from maitred.server.stores.base import (
     Row,
     RowFilter,
     StoredEvent,
-    Table,
 )
 
 COMMITTED: Final = Committed()
@@ -61,7 +59,7 @@ def name_of(ref: Ref) -> bytes:
 
 def ref_of(name: bytes) -> Ref:
     """Read a ref that `name_of` wrote."""
-    return Ref(Kind(int(name[:2])), name[3:].decode())
+    return Ref(int(name[:2]), name[3:].decode())
 
 
 def label_of(name: str, value: str) -> bytes:
@@ -124,8 +122,8 @@ def _index_arguments(index: Index) -> list[bytes]:
     return [
         sortable(index.created_ns),
         b"%d" % index.status,
-        index.customer_id.encode(),
-        b"%d" % index.attention,
+        index.owner.encode(),
+        b"%d" % index.flag,
         json.dumps(index.labels, ensure_ascii=False).encode(),
     ]
 
@@ -197,8 +195,8 @@ def head_filter_arguments(where: HeadFilter) -> list[bytes]:
     """Write what selects heads."""
     statuses = tuple(dict.fromkeys(where.statuses))
     return [
-        b"" if where.customer_id is None else b"=" + where.customer_id.encode(),
-        b"" if where.attention is None else b"=%d" % where.attention,
+        b"" if where.owner is None else b"=" + where.owner.encode(),
+        b"" if where.flag is None else b"=%d" % where.flag,
         *_range_arguments(where),
         b"%d" % len(statuses),
         *(b"%d" % status for status in statuses),
@@ -270,7 +268,7 @@ def loaded_of(ref: Ref, head: Sequence[Any], event: StoredEvent | None = None) -
             event,
         )
     except (ValueError, TypeError, AttributeError) as error:
-        raise CorruptData(f"the head of {ref.kind.name.lower()} {ref.id} is damaged") from error
+        raise CorruptData(f"the head of {ref.id!r} of kind {ref.kind} is damaged") from error
 
 
 def event_of(ref: Ref, fields: Sequence[Any]) -> StoredEvent:
@@ -296,7 +294,7 @@ def row_of(fields: Sequence[Any]) -> Row:
     """Read a row."""
     (table, key, position, name, created, status, flag, body) = fields
     return Row(
-        Table(int(table)),
+        int(table),
         key.decode(),
         ref_of(name),
         time_of(created),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-from maitred.server.stores.base import Claim, Record, Ref, StoredEvent, Table
+from maitred.server.stores.base import Claim, Record, Ref, StoredEvent
 from maitred.server.stores.redis.codec import (
     claim_name,
     claim_of,
@@ -24,6 +24,9 @@ PIECE: Final = 500
 
 _WALK: Final = 1000
 """Events that one script looks through for those of some changes."""
+
+_FIRST_TABLES: Final = (1, 2, 3)
+"""Projections whose rows were written before rows noted their table."""
 
 _ALL: Final = 2**53
 """No version is as high."""
@@ -133,9 +136,14 @@ async def read_claims(read: Read, after: tuple[str, str] | None, limit: int) -> 
     return found
 
 
+async def read_tables(read: Read) -> list[int]:
+    """Read which projections have ever been written."""
+    return sorted({*_FIRST_TABLES, *map(int, await read("tables"))})
+
+
 async def read_records(read: Read, after: Ref | None) -> AsyncIterator[Record]:
     """Read all aggregates with everything of them, each page of one from one snapshot."""
-    tables = [b"%d" % table for table in Table]
+    tables = [b"%d" % table for table in await read_tables(read)]
     place = b"" if after is None else name_of(after)
     while names := await read("refs", place, b"%d" % PIECE):
         for name in names:

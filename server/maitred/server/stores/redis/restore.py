@@ -35,7 +35,7 @@ async def restore(write: Write, record: Record) -> bool:
         *pieces, last = _pieces(record.events)
     except (OverflowError, UnicodeError, TypeError) as error:
         ref = record.loaded.ref
-        raise StoreError(f"{ref.kind.name.lower()} {ref.id!r}: refused: {error}") from error
+        raise StoreError(f"{ref.id!r} of kind {ref.kind}: refused: {error}") from error
     token = os.urandom(_TOKEN_BYTES).hex().encode()
     staged = 0
     for count, arguments in pieces:

@@ -33,6 +33,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "restore": ("write", "staged"),
     "schema": (),
     "stage": ("staged",),
+    "tables": (),
     "versions": (),
 }
 """What each script needs besides keys.lua, in this order."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from maitred.server.stores import keeping
 from maitred.server.stores.base import (
+    KEEP_NOTHING,
     Append,
     BackupInfo,
     Claim,
@@ -16,6 +18,7 @@ from maitred.server.stores.base import (
     Done,
     Head,
     HeadFilter,
+    Keep,
     Kind,
     Lease,
     Loaded,
@@ -31,7 +34,6 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreInfo,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.doubts import Doubts
 from maitred.server.stores.inbox import QUEUE_COMMITS
@@ -61,10 +63,12 @@ from maitred.server.stores.redis.reader import (
     read_feed,
     read_lines,
     read_records,
+    read_tables,
     read_versions,
 )
 from maitred.server.stores.redis.restore import restore
 from maitred.server.stores.redis.writer import Writer
+from maitred.server.units import NS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -72,8 +76,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_KEPT_SPACE: Final = "provider"
-_NANOSECONDS: Final = 1_000_000_000
+_FORMERLY: Final = Keep(tables=(1,), spaces=("provider",))
+"""What deletions kept that an older version began: it noted nothing."""
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -133,8 +137,10 @@ class RedisStore:
             min_replicas_to_write=server.min_replicas_to_write,
         )
         try:
-            for name in await self._gateway.read("forgetting"):
-                await self._erase(ref_of(name))
+            found = iter(await self._gateway.read("forgetting"))
+            for name, noted in zip(found, found, strict=True):
+                keep = keeping.read(noted.decode()) if noted else _FORMERLY
+                await self._erase(ref_of(name), keep)
                 _log.info("an interrupted deletion was finished", ref=name.decode())
         except StoreFull as error:
             _log.warning("an interrupted deletion is not finished yet", error=str(error))
@@ -190,12 +196,12 @@ class RedisStore:
         """How many round trips have carried commits."""
         return 0 if self._writer is None else self._writer.batches
 
-    async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    async def forget(self, ref: Ref, base: int, last: Append, keep: Keep = KEEP_NOTHING) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest; goes on where its caller stops."""
         if not self._open:
             raise StoreUnavailable("the store is closed")
         last = last._replace(ref=ref, base=base, wake_at_ns=None)
-        task = asyncio.create_task(self._forget(last), name="maitred-redis-forget")
+        task = asyncio.create_task(self._forget(last, keep), name="maitred-redis-forget")
         self._forgetting.add(task)
         task.add_done_callback(self._forgotten)
         return await asyncio.shield(task)
@@ -205,7 +211,7 @@ class RedisStore:
         if not task.cancelled() and (error := task.exception()):
             _log.warning("a deletion was not finished", error=str(error))
 
-    async def _forget(self, last: Append) -> Outcome:
+    async def _forget(self, last: Append, keep: Keep) -> Outcome:
         commit = Commit((last,))
         try:
             arguments = append_arguments(last)
@@ -213,7 +219,9 @@ class RedisStore:
             raise StoreError(f"refused: {error}") from error
         answer: Outcome | StoreError
         try:
-            answer = outcome_of(await self._gateway.write("bury", *arguments))
+            answer = outcome_of(
+                await self._gateway.write("bury", *arguments, keeping.note(keep).encode())
+            )
         except StoreError as error:
             answer = error
         answer = self._doubts.weigh(commit, answer)
@@ -222,19 +230,20 @@ class RedisStore:
         if isinstance(answer, Committed):
             self._hints.publish([last.ref])
             try:
-                await self._erase(last.ref)
+                await self._erase(last.ref, keep)
             except StoreError as error:
                 # Asked again, it goes on from there.
                 raise OutcomeUnknown(f"not everything is deleted yet: {error}") from error
         return answer
 
-    async def _erase(self, ref: Ref) -> None:
-        tables = [b"%d" % table for table in Table if table is not Table.PAYMENTS]
-        kept, skip = claim_name(_KEPT_SPACE, ""), b"0"
+    async def _erase(self, ref: Ref, keep: Keep) -> None:
+        written = await read_tables(self._gateway.read)
+        tables = [b"%d" % table for table in written if table not in keep.tables]
+        kept, skip = [claim_name(space, "") for space in keep.spaces], b"0"
         while skip != b"done":
             skip = await self._gateway.write(
                 "erase",
-                *(name_of(ref), kept, skip, b"%d" % PIECE, b"%d" % len(tables), *tables),
+                *(name_of(ref), skip, b"%d" % PIECE, b"%d" % len(tables), *tables, *kept),
             )
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
@@ -247,7 +256,7 @@ class RedisStore:
 
     async def due(self, now_ns: int, limit: int, owner: str, lease_s: float) -> list[Ref]:
         """Take aggregates whose time has come; the owner needs no record, leases only save work."""
-        until = sortable(now_ns + max(1, int(lease_s * _NANOSECONDS)))
+        until = sortable(now_ns + max(1, int(lease_s * NS)))
         taken: list[tuple[bytes, int, Ref]] = []
         while len(taken) < limit:
             asked = min(limit - len(taken), PIECE)
@@ -319,7 +328,7 @@ class RedisStore:
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,

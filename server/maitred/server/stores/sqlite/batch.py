@@ -214,8 +214,8 @@ def _create(cursor: sqlite3.Cursor, append: Append) -> None:
             append.wake_at_ns,
             index.created_ns,
             index.status,
-            index.customer_id,
-            index.attention,
+            index.owner,
+            index.flag,
             labels,
             append.chain,
             append.body,
@@ -269,8 +269,8 @@ def write_index(cursor: sqlite3.Cursor, ref: Ref, head: Found, index: Index) -> 
     row = (
         index.created_ns,
         index.status,
-        index.customer_id,
-        index.attention,
+        index.owner,
+        index.flag,
         labels,
         head.aggregate,
     )

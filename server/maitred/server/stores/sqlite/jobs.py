@@ -9,20 +9,21 @@ the end of the lease, and a commit that moves the wake time to before that sets 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from maitred.server.stores import keeping
 from maitred.server.stores.base import (
     Append,
     Conflict,
     Index,
-    Kind,
+    Keep,
     Lease,
     Outcome,
     Record,
     Ref,
-    Table,
 )
 from maitred.server.stores.outcomes import conflict, encode_labels, replay
 from maitred.server.stores.sqlite.batch import append_event, write_index, write_labels
@@ -34,15 +35,13 @@ from maitred.server.stores.sqlite.decide import (
 )
 from maitred.server.stores.sqlite.schema import DIGEST_KEY
 from maitred.server.stores.sqlite.sql import SQL
+from maitred.server.units import NS
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], "T | Again[T]"]
 
 PIECE_ROWS: Final = 500
 """Rows deleted in one transaction, so that a long log does not hold up the commits of others."""
-
-_KEPT_SPACE = "provider"
-_NANOSECONDS = 1_000_000_000
 
 
 class Again(NamedTuple, Generic[T]):
@@ -51,7 +50,7 @@ class Again(NamedTuple, Generic[T]):
     work: Callable[[sqlite3.Connection], T | Again[T]]
 
 
-def forget(ref: Ref, base: int, last: Append) -> Work[Outcome]:
+def forget(ref: Ref, base: int, last: Append, keep: Keep) -> Work[Outcome]:
     """Return the job that buries an aggregate and then deletes what it leaves behind."""
     last = last._replace(ref=ref, base=base)
 
@@ -80,8 +79,8 @@ def forget(ref: Ref, base: int, last: Append) -> Work[Outcome]:
             raise RowsDisagree(f"bury changed {cursor.rowcount} rows instead of 1")
         write_index(cursor, ref, head, last.index or Index(created_ns=_created(cursor, ref)))
         append_event(cursor, head.aggregate, last)
-        cursor.execute(SQL["begin_forgetting"], (head.aggregate,))
-        return Again(lambda later: _forget_piece(later, ref, head.aggregate, base + 1))
+        cursor.execute(SQL["begin_forgetting"], (head.aggregate, keeping.note(keep)))
+        return Again(lambda later: _forget_piece(later, ref, head.aggregate, base + 1, keep))
 
     return bury
 
@@ -91,17 +90,17 @@ def _created(cursor: sqlite3.Cursor, ref: Ref) -> int:
 
 
 def _forget_piece(
-    connection: sqlite3.Connection, ref: Ref, aggregate: int, version: int
+    connection: sqlite3.Connection, ref: Ref, aggregate: int, version: int, keep: Keep
 ) -> Outcome | Again[Outcome]:
     left = PIECE_ROWS
     for name, parameters in (
         ("forget_events", (aggregate, version)),
-        ("forget_rows", (*ref, Table.PAYMENTS)),
-        ("forget_claims", (ref.id, _KEPT_SPACE)),
+        ("forget_rows", (*ref, json.dumps(keep.tables))),
+        ("forget_claims", (ref.id, json.dumps(keep.spaces))),
     ):
         left -= connection.execute(SQL[name], (*parameters, left)).rowcount
         if left <= 0:
-            return Again(lambda later: _forget_piece(later, ref, aggregate, version))
+            return Again(lambda later: _forget_piece(later, ref, aggregate, version, keep))
     connection.execute(SQL["end_forgetting"], (aggregate,))
     return COMMITTED
 
@@ -109,12 +108,12 @@ def _forget_piece(
 def interrupted(connection: sqlite3.Connection) -> list[Work[Outcome]]:
     """Return the jobs that finish deletions which a crash cut short."""
 
-    def resume(ref: Ref, aggregate: int, version: int) -> Work[Outcome]:
-        return lambda later: _forget_piece(later, ref, aggregate, version)
+    def resume(ref: Ref, aggregate: int, version: int, keep: Keep) -> Work[Outcome]:
+        return lambda later: _forget_piece(later, ref, aggregate, version, keep)
 
     return [
-        resume(Ref(Kind(kind), name), aggregate, version)
-        for aggregate, kind, name, version in connection.execute(SQL["forgetting"])
+        resume(Ref(kind, name), aggregate, version, keeping.read(kept))
+        for aggregate, kind, name, version, kept in connection.execute(SQL["forgetting"])
     ]
 
 
@@ -132,7 +131,7 @@ def redact(ref: Ref, versions: Sequence[int]) -> Work[int]:
 
 def due(now_ns: int, limit: int, lease_s: float) -> Work[list[Ref]]:
     """Return the job that takes aggregates whose time has come."""
-    until = now_ns + max(1, int(lease_s * _NANOSECONDS))
+    until = now_ns + max(1, int(lease_s * NS))
 
     def take(connection: sqlite3.Connection) -> list[Ref] | Again[list[Ref]]:
         taken: list[tuple[int, int, Ref]] = []
@@ -143,7 +142,7 @@ def due(now_ns: int, limit: int, lease_s: float) -> Work[list[Ref]]:
             alarms = []
             for aggregate, kind, name, wake in rung:
                 if wake is not None and wake <= now_ns:
-                    taken.append((wake, aggregate, Ref(Kind(kind), name)))
+                    taken.append((wake, aggregate, Ref(kind, name)))
                     alarms.append((until, aggregate))
                 else:
                     alarms.append((wake, aggregate))
@@ -165,7 +164,7 @@ def lease(name: str, owner: str, ttl_s: float, clock_ns: Callable[[], int]) -> W
             if held and row[0] != owner:
                 return None
             token = row[1] if held else row[1] + 1
-        taken = Lease(name, owner, token, now + int(ttl_s * _NANOSECONDS))
+        taken = Lease(name, owner, token, now + int(ttl_s * NS))
         connection.execute(SQL["write_lease"], taken)
         return taken
 
@@ -199,8 +198,8 @@ def _restore(cursor: sqlite3.Cursor, record: Record) -> bool:
             head.tombstone,
             index.created_ns,
             index.status,
-            index.customer_id,
-            index.attention,
+            index.owner,
+            index.flag,
             labels,
             head.chain,
             head.body,

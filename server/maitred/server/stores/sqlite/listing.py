@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import sqlite3
 
-    from maitred.server.stores.base import HeadFilter, Kind, RowFilter, Table
+    from maitred.server.stores.base import HeadFilter, Kind, RowFilter
 
 _NARROW: Final = 5000
 """A range of creation times with at most so many aggregates is sorted; a wider one is walked."""
@@ -36,15 +36,15 @@ def heads_query(
         order = "a.aggregate"
     conditions += ["a.kind = ?", "a.tombstone = 0"]
     values.append(kind)
-    if where.customer_id is not None:
+    if where.owner is not None:
         conditions.append("a.customer_id = ?")
-        values.append(where.customer_id)
-        if where.customer_id:
+        values.append(where.owner)
+        if where.owner:
             conditions.append("a.customer_id <> ''")
-    if where.attention is not None:
+    if where.flag is not None:
         conditions.append("a.attention = ?")
-        values.append(where.attention)
-        if where.attention:
+        values.append(where.flag)
+        if where.flag:
             conditions.append("a.attention <> 0")
     _created("a.created_ns", where, conditions, values)
     return _page(
@@ -59,9 +59,9 @@ def heads_query(
 
 
 def _head_index(connection: sqlite3.Connection, kind: Kind, where: HeadFilter) -> str:
-    if where.customer_id:
+    if where.owner:
         return "aggregates_by_customer"
-    if where.attention:
+    if where.flag:
         return "aggregates_by_attention"
     if where.created_from_ns is not None or where.created_before_ns is not None:
         conditions, values = ["kind = ?", "tombstone = 0"], [kind]
@@ -78,7 +78,7 @@ def _head_index(connection: sqlite3.Connection, kind: Kind, where: HeadFilter) -
 
 
 def rows_query(
-    table: Table | None,
+    table: int | None,
     where: RowFilter,
     after: int | None,
     limit: int,

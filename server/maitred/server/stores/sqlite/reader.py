@@ -21,7 +21,6 @@ from maitred.server.stores.base import (
     RowFilter,
     StoredEvent,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.outcomes import decode_labels
 from maitred.server.stores.sqlite.connection import translate
@@ -185,7 +184,7 @@ def read_events(
         if sum(map(event_size, found)) >= PAGE_BYTES:
             expected = expected[: len(found)]
         if [entry.version for entry in found] != list(expected):
-            raise CorruptData(f"events of {ref.kind.name.lower()} {ref.id} are missing in the log")
+            raise CorruptData(f"events of {ref.id!r} of kind {ref.kind} are missing in the log")
     return found
 
 
@@ -193,7 +192,7 @@ def read_feed(connection: sqlite3.Connection, after: bytes, limit: int) -> list[
     """Read a page of the log of all aggregates."""
     with closing(connection.execute(SQL["feed"], (position_of(after), limit))) as rows:
         return page_of(
-            (event(Ref(Kind(row[0]), row[1]), row[2], row[3], row[4:]) for row in rows), event_size
+            (event(Ref(row[0], row[1]), row[2], row[3], row[4:]) for row in rows), event_size
         )
 
 
@@ -214,7 +213,7 @@ def read_heads(
 
 def read_rows(
     connection: sqlite3.Connection,
-    table: Table | None,
+    table: int | None,
     where: RowFilter,
     after: int | None,
     limit: int,
@@ -225,7 +224,7 @@ def read_rows(
     statement, parameters = rows_query(table, where, after, limit, newest_first=newest_first)
     with closing(connection.execute(statement, parameters)) as found:
         rows = (
-            Row(Table(tab), key, Ref(Kind(kind), name), created, body, status, flag, position)
+            Row(tab, key, Ref(kind, name), created, body, status, flag, position)
             for position, tab, key, kind, name, created, status, flag, body in found
         )
         # All of an aggregate's go into its record.
@@ -254,4 +253,4 @@ def read_refs(connection: sqlite3.Connection, after: Ref | None, limit: int) -> 
     """Read the next refs in order."""
     start = (0, "") if after is None else after
     rows = connection.execute(SQL["scan_next"], (*start, limit)).fetchall()
-    return [Ref(Kind(kind), name) for kind, name in rows]
+    return [Ref(kind, name) for kind, name in rows]

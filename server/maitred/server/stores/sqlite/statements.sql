@@ -193,11 +193,11 @@ WHERE aggregate = ? AND version = ? AND tombstone = 0
 
 -- name: begin_forgetting
 -- Remember that a tombstone still has events to delete.
-INSERT INTO forgetting (aggregate) VALUES (?)
+INSERT INTO forgetting (aggregate, kept) VALUES (?, ?)
 
 -- name: forgetting
 -- Tombstones that still have something to delete.
-SELECT f.aggregate, a.kind, a.id, a.version
+SELECT f.aggregate, a.kind, a.id, a.version, f.kept
 FROM forgetting f JOIN aggregates a ON a.aggregate = f.aggregate
 
 -- name: end_forgetting
@@ -210,15 +210,16 @@ DELETE FROM events WHERE position IN (
     SELECT position FROM events WHERE aggregate = ? AND version < ? LIMIT ?)
 
 -- name: forget_rows
--- A piece of the projections other than the table that is kept.
+-- A piece of the projections other than the tables that are kept, an array in JSON.
 DELETE FROM projections WHERE position IN (
-    SELECT position FROM projections WHERE kind = ? AND id = ? AND tab <> ? LIMIT ?)
+    SELECT position FROM projections WHERE kind = ? AND id = ? AND tab NOT IN (SELECT value FROM json_each(?)) LIMIT ?)
 
 -- name: forget_claims
--- A piece of the claims of an owner outside the space that is kept.
+-- A piece of the claims of an owner outside the spaces that are kept, an array in JSON.
 DELETE FROM claims WHERE (space, key) IN (
     SELECT space, key FROM claims
-    WHERE (owner = ?1 OR owner > ?1 || ' ' AND owner < ?1 || '!') AND space <> ?2 LIMIT ?3)
+    WHERE (owner = ?1 OR owner > ?1 || ' ' AND owner < ?1 || '!') 
+      AND space NOT IN (SELECT value FROM json_each(?2)) LIMIT ?3)
 
 -- name: expire_claims
 -- A piece of the claims that count as free anyway.

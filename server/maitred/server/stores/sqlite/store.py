@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from maitred.server.stores.base import (
+    KEEP_NOTHING,
     Append,
     BackupInfo,
     Claim,
@@ -19,6 +20,7 @@ from maitred.server.stores.base import (
     Done,
     Head,
     HeadFilter,
+    Keep,
     Kind,
     Lease,
     Loaded,
@@ -33,7 +35,6 @@ from maitred.server.stores.base import (
     StoreFull,
     StoreInfo,
     StoreUnavailable,
-    Table,
 )
 from maitred.server.stores.changes import Changes
 from maitred.server.stores.inbox import LINGER_S, QUEUE_COMMITS
@@ -289,7 +290,7 @@ class SqliteStore:
 
     async def list_rows(
         self,
-        table: Table,
+        table: int,
         where: RowFilter,
         after: int | None,
         limit: int,
@@ -331,9 +332,9 @@ class SqliteStore:
         """Yield sets of refs that may have moved."""
         return self._changes.listen(refs, self.versions)
 
-    async def forget(self, ref: Ref, base: int, last: Append) -> Outcome:
+    async def forget(self, ref: Ref, base: int, last: Append, keep: Keep = KEEP_NOTHING) -> Outcome:
         """Append `last`, leave a tombstone, delete the rest."""
-        return await self._writing().run(jobs.forget(ref, base, last), ref=ref, scrub=True)
+        return await self._writing().run(jobs.forget(ref, base, last, keep), ref=ref, scrub=True)
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
         """Erase the personal parts of those events."""

@@ -1,6 +1,7 @@
 -- Append the last event of an aggregate and make it a tombstone; the rest is left to erase.lua.
 
 local append = take_append()
+local kept = take()
 local head = find(append.ref)
 if not head then
   return {'V', append.ref, '0', ''}
@@ -18,9 +19,10 @@ append.wake = ''
 write_event(append)
 move_index(append, head.position, old, nil)
 write_index(append.ref, append.index or {
-  created = old.created, status = '0', customer = '', attention = '0', labels = '[]',
+  created = old.created, status = '0', owner = '', flag = '0', labels = '[]',
 })
 set_alarm(append.ref, head.alarm, '')
 call('HSET', head_key(append.ref), 'd', '1')
 call('HSET', P .. 'forgetting', append.ref, '1')
+call('HSET', P .. 'keeping', append.ref, kept)
 return 'C'

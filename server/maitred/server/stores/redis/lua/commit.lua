@@ -95,6 +95,7 @@ for _, row in ipairs(rows) do
   if not position then
     position = digits(call('HINCRBY', P .. 'meta', 'rows', 1))
     call('ZADD', index, position, row.key)
+    call('SADD', P .. 'tables', row.tab)
   end
   call('HSET', key, 'p', position, 'r', row.ref, 'c', row.created, 's', row.status,
     'f', row.flag, 'b', row.body)

@@ -1,11 +1,24 @@
 -- Delete a piece of what a tombstone leaves behind. Answers "done", or how many of the owner's
 -- claims are to be passed over next time, because they are kept.
 
--- Names of claims that are kept begin with `kept`.
-local ref, kept, skip, size = take(), take(), take_number(), take_number()
+-- Names of claims that are kept begin with one of `kept`.
+local ref, skip, size = take(), take_number(), take_number()
 local tables = {}
 for number = 1, take_number() do
   tables[number] = take()
+end
+local kept = {}
+while at < #ARGV do
+  kept[#kept + 1] = take()
+end
+
+local function is_kept(name)
+  for _, beginning in ipairs(kept) do
+    if string.sub(name, 1, #beginning) == beginning then
+      return true
+    end
+  end
+  return false
 end
 
 local lowest = tonumber(call('HGET', P .. 'forgetting', ref) or '')
@@ -48,7 +61,7 @@ end
 
 local names = call('ZRANGE', claims_key(string.sub(ref, 4)), skip, skip + size - 1)
 for _, name in ipairs(names) do
-  if string.sub(name, 1, #kept) == kept then
+  if is_kept(name) then
     skip = skip + 1
   else
     local held = call('HMGET', claim_key(name), 'o', 'e')
@@ -59,4 +72,5 @@ if #names == size then
   return digits(skip)
 end
 call('HDEL', P .. 'forgetting', ref)
+call('HDEL', P .. 'keeping', ref)
 return 'done'

@@ -17,8 +17,8 @@
 -- | feed                       | stream | r: <ref>, v: version; of every event, in commit order   |
 -- | heads:<kind>               | zset   | id by position; tombstones are in none of these         |
 -- | heads:<kind>:s:<status>    | zset   | the same, of one status                                 |
--- | heads:<kind>:u:<customer>  | zset   | the same, of one customer                               |
--- | heads:<kind>:f:<attention> | zset   | the same, of one attention other than 0                 |
+-- | heads:<kind>:u:<owner>     | zset   | the same, of one owner                                  |
+-- | heads:<kind>:f:<flag>      | zset   | the same, of one flag other than 0                      |
 -- | heads:<kind>:l:<label>     | zset   | the same, of one label: length of its name, ":", both   |
 -- | created:<kind>             | zset   | creation time and id, by text                           |
 -- | wake                       | zset   | alarm and <ref>, by text                                |
@@ -34,11 +34,13 @@
 -- | rows:<table>:r:<ref>       | zset   | the same, of one aggregate                              |
 -- | lease:<name>               | hash   | o: owner, t: token, e: microseconds of its end          |
 -- | forgetting                 | hash   | <ref> of a tombstone -> lowest version not yet deleted  |
+-- | keeping                    | hash   | <ref> of such a tombstone -> what it keeps, in JSON     |
+-- | tables                     | set    | every <table> that a row was written to                 |
 -- | staged:<token>             | list   | EVENTs of an aggregate that is being restored; expires  |
 -- | changed:<ref>              | channel| told of every commit; a hint                            |
 --
 -- HEAD. v: version, c: commit id, t: time, k: chain, b: body, w: wake time or empty, a: alarm or
--- empty, p: position, n: created, s: status, u: customer, f: attention, l: labels as JSON,
+-- empty, p: position, n: created, s: status, u: owner, f: flag, l: labels as JSON,
 -- d: there if it is a tombstone.
 --
 -- EVENT. An array of strings: feed id, commit id, request id or empty, fingerprint, time, change,

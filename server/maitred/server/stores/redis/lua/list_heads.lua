@@ -5,7 +5,7 @@
 local NARROW = 1000
 
 local kind, after, limit = take(), take(), take_number()
-local customer, attention = take(), take()
+local owner, flag = take(), take()
 local from, before = take(), take()
 local heads = P .. 'heads:' .. kind
 local groups = {{heads}}
@@ -19,18 +19,18 @@ end
 for _ = 1, take_number() do
   groups[#groups + 1] = {heads .. ':l:' .. take()}
 end
--- What is given begins with "=". No customer and no attention are in no index.
-if #customer > 1 then
-  groups[#groups + 1] = {heads .. ':u:' .. string.sub(customer, 2)}
+-- What is given begins with "=". No owner and no flag are in no index.
+if #owner > 1 then
+  groups[#groups + 1] = {heads .. ':u:' .. string.sub(owner, 2)}
 end
-if attention ~= '' and attention ~= '=0' then
-  groups[#groups + 1] = {heads .. ':f:' .. string.sub(attention, 2)}
+if flag ~= '' and flag ~= '=0' then
+  groups[#groups + 1] = {heads .. ':f:' .. string.sub(flag, 2)}
 end
 
 local function accept(id, position)
   local key = head_key(kind .. ':' .. id)
   local head = call('HMGET', key, 'v', 'n', 'u', 'f')
-  if (customer ~= '=' or head[3] == '') and (attention ~= '=0' or head[4] == '0')
+  if (owner ~= '=' or head[3] == '') and (flag ~= '=0' or head[4] == '0')
     and (from == '' or head[2] >= from) and (before == '' or head[2] < before) then
     local body = call('HGET', key, 'b')
     return {id, head[1], body, position}, #body

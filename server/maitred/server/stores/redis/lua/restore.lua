@@ -11,7 +11,7 @@ local head = {
 }
 local tombstone = take() == '1'
 local index = {
-  created = take(), status = take(), customer = take(), attention = take(), labels = take(),
+  created = take(), status = take(), owner = take(), flag = take(), labels = take(),
 }
 head.kind, head.id = string.sub(head.ref, 1, 2), string.sub(head.ref, 4)
 

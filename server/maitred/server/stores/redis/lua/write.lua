@@ -10,7 +10,7 @@ local function take_append()
   append.personal = append.personal ~= '' and string.sub(append.personal, 2) or nil
   if take() == '1' then
     append.index = {
-      created = take(), status = take(), customer = take(), attention = take(), labels = take(),
+      created = take(), status = take(), owner = take(), flag = take(), labels = take(),
     }
   end
   return append
@@ -69,11 +69,11 @@ end
 local function index_keys(kind, index)
   local heads = P .. 'heads:' .. kind
   local keys = {[heads] = true, [heads .. ':s:' .. index.status] = true}
-  if index.customer ~= '' then
-    keys[heads .. ':u:' .. index.customer] = true
+  if index.owner ~= '' then
+    keys[heads .. ':u:' .. index.owner] = true
   end
-  if index.attention ~= '0' then
-    keys[heads .. ':f:' .. index.attention] = true
+  if index.flag ~= '0' then
+    keys[heads .. ':f:' .. index.flag] = true
   end
   for _, label in ipairs(cjson.decode(index.labels)) do
     keys[heads .. ':l:' .. #label[1] .. ':' .. label[1] .. label[2]] = true
@@ -84,7 +84,7 @@ end
 local function stored_index(ref)
   local found = call('HMGET', head_key(ref), 'n', 's', 'u', 'f', 'l')
   return {
-    created = found[1], status = found[2], customer = found[3], attention = found[4],
+    created = found[1], status = found[2], owner = found[3], flag = found[4],
     labels = found[5],
   }
 end
@@ -115,8 +115,8 @@ local function move_index(append, position, old, new)
 end
 
 local function write_index(ref, index)
-  call('HSET', head_key(ref), 'n', index.created, 's', index.status, 'u', index.customer,
-    'f', index.attention, 'l', index.labels)
+  call('HSET', head_key(ref), 'n', index.created, 's', index.status, 'u', index.owner,
+    'f', index.flag, 'l', index.labels)
 end
 
 -- An alarm is never later than the wake time, but for the end of a lease: see due.lua.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from maitred.server.domain.changes import PAYMENT_CHANGES, changed_payment
 from maitred.server.domain.tab import UNSETTLED
-from maitred.server.stores.base import Ref, Row, Table
+from maitred.server.kinds.tables import Table
+from maitred.server.stores.base import Ref, Row
 from maitred.v1 import event_pb2 as ev
 from maitred.v1.state_pb2 import (
     ATTENTION_UNSPECIFIED,

@@ -1,0 +1,3 @@
+-- The projections that rows were written to.
+
+return call('SMEMBERS', P .. 'tables')
