@@ -48,7 +48,9 @@ class RecordTurnRequest(_message.Message):
     """Refuse unless the session was reset this many times."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewMessage]:
-        """What was said in the turn, in order."""
+        """What was said in the turn, in order: one message may be as long as its text may be, and all of
+        them together as the request (see `max_request_bytes`).
+        """
 
     @_builtins.property
     def inbound(self) -> _state_pb2.InboundMessage:
