@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,15 @@ def told_of(load: Callable[[], Settings]) -> str:
         return str(error)
 
 
+def complaint(load: Callable[[], Settings]) -> str:
+    """What loading says where it fails; nothing where it succeeds."""
+    try:
+        load()
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("value", OTHERS)
 @pytest.mark.parametrize("spec", list(specs()), ids=lambda each: each.name)
 def test_no_error_repeats_a_value_of_the_file(spec: Spec, value: str, tmp_path: Path) -> None:
@@ -201,6 +211,33 @@ def test_a_secret_is_nowhere_told(spec: Spec) -> None:
     assert SECRET not in told_of(
         lambda: settings_from([f"{spec.flag}={SECRET}", "--grace-s", "-1"])
     )
+
+
+@pytest.mark.parametrize("spec", list(specs()), ids=lambda each: each.name)
+def test_no_error_repeats_what_was_given(spec: Spec) -> None:
+    """A secret that landed in any other setting is not told either, by a flag or a variable."""
+    for value in (SECRET, f"-{SECRET}", f"{SECRET},5", f"5,{SECRET}", f"https://{SECRET}@h/x"):
+        for argv, environ in ([f"{spec.flag}={value}"], {}), ([], {spec.env: value}):
+            assert SECRET not in complaint(partial(settings_from, argv, environ))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[f"{SECRET}\n", f"{SECRET} = 1\n{SECRET} = 2\n", f'a = "{SECRET}', f"a = {SECRET}\n"],
+        *[f"[{SECRET}]\n[{SECRET}]\n", f"a = 1\na.{SECRET} = 1\n", f'["{SECRET}"]\n'],
+    ],
+)
+def test_no_broken_file_is_repeated(text: str, tmp_path: Path) -> None:
+    """What is no TOML is told by its place, never by what stands there."""
+    file = tmp_path / "m.toml"
+    file.write_text(text)
+
+    with pytest.raises(SettingsError) as caught:
+        settings_from(["--config", str(file)])
+
+    assert SECRET not in str(caught.value)
+    assert str(file) in str(caught.value)
 
 
 def test_every_secret_is_marked() -> None:

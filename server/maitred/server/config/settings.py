@@ -352,7 +352,7 @@ def opening_balances(given: tuple[str, ...]) -> dict[str, int]:
         known = not currency or re.fullmatch("[A-Z]{3}", currency)
         if not known or not re.fullmatch("[0-9]{1,18}", number) or currency in read:
             raise SettingsError(
-                f"max_opening_balances: {part!r} is neither a number nor CURRENCY:NUMBER, once each"
+                "max_opening_balances: a part is neither a number nor CURRENCY:NUMBER, once each"
             )
         read[currency] = int(number)
     # Who names currencies and no number lets agents give none in any other.

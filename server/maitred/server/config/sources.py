@@ -51,6 +51,8 @@ _KINDS: Final[Mapping[type, str]] = {
 _FLAG: Final = re.compile(r"--?[a-z][a-z-]{0,39}(?![A-Za-z0-9_])")
 """What of an unknown flag may be told: words; what else is glued to it may be a secret."""
 
+_PLACE: Final = re.compile(r"line \d+, column \d+|end of document")
+
 _QUOTED: Final = (
     # argparse quotes what it cannot read, which may be a secret in the wrong place.
     (re.compile(r"invalid choice: .*? \(choose from ", re.DOTALL), "not one of these: ("),
@@ -79,7 +81,7 @@ def parse(spec: Spec, text: str) -> Any:
             return _WORDS[text.strip().lower()]
         return spec.type(text)
     except (ValueError, KeyError):
-        raise SettingsError(f"{spec.name}: {spec.show(text)} is not {_WANTED[spec.type]}") from None
+        raise SettingsError(f"{spec.name}: what was given is not {_WANTED[spec.type]}") from None
 
 
 def _from_toml(spec: Spec, value: Any) -> Any:
@@ -243,8 +245,12 @@ def _read_file(path: Path, known: Mapping[str, Spec]) -> dict[str, Any]:
         found = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not TOML: it is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        # Only where, not what: the parser may quote what it stumbled over.
+        place = _PLACE.search(str(error))
+        raise SettingsError(f"{path} is not TOML{f': see {place[0]}' if place else ''}") from None
     for name in found:
         if name not in known:
             # A key is told as far as it is a word: a secret without its name stands there, too.

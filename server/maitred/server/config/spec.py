@@ -10,8 +10,6 @@ from typing import Any, Final
 
 PREFIX: Final = "MAITRED_"
 
-_LONGEST_SHOWN: Final = 80
-
 
 class SettingsError(Exception):
     """A setting is unknown or has a value that cannot be; the message is one line for people."""
@@ -66,13 +64,6 @@ class Spec:
         """The setting in the environment."""
         return PREFIX + self.name.upper()
 
-    def show(self, value: Any) -> str:
-        """A value as an error may quote it: shortened, and a secret not at all."""
-        if self.secret:
-            return "the value (not shown)"
-        text = repr(value)
-        return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-
     def show_default(self) -> str:
         """The default as it would be written."""
         if isinstance(self.default, tuple):
@@ -90,11 +81,14 @@ def specs_of(settings: type[Any]) -> Iterator[Spec]:
 
 
 def check(spec: Spec, value: Any) -> None:
-    """Hold a value to what its setting allows. Raises: SettingsError."""
+    """Hold a value to what its setting allows.
+
+    What was given is never repeated: what stands in the wrong place is as likely as not a secret.
+
+    Raises: SettingsError.
+    """
     if spec.choices and value not in spec.choices:
-        raise SettingsError(
-            f"{spec.name}: {spec.show(value)} is not one of {', '.join(spec.choices)}"
-        )
+        raise SettingsError(f"{spec.name}: what was given is not one of {', '.join(spec.choices)}")
     # Written so that a NaN, which compares false with everything, is refused too.
     if spec.least is not None and not value >= spec.least:
-        raise SettingsError(f"{spec.name}: {spec.show(value)} is below {spec.least:g}")
+        raise SettingsError(f"{spec.name}: what was given is below {spec.least:g}")
