@@ -28,12 +28,14 @@ audit: $(STAMP) ## Hold the lock against known vulnerabilities and pyproject.tom
 	$(BIN)/python scripts/lock.py --check
 	$(BIN)/python scripts/audit.py
 
-gen: $(STAMP) ## Regenerate generated/, the synchronous client and docs/reference.md
+gen: $(STAMP) ## Regenerate generated/, error classes, the synchronous client and docs/reference.md
 	$(BIN)/python scripts/gen.py
+	$(BIN)/python scripts/error_classes.py
 	$(BIN)/python scripts/reference.py
 
 check-gen: $(STAMP) ## Fail when generated code is stale
 	$(BIN)/python scripts/gen.py --check
+	$(BIN)/python scripts/error_classes.py --check
 	$(BIN)/python scripts/reference.py --check
 
 format: $(STAMP) ## Format Python and protos

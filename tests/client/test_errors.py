@@ -14,8 +14,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 import maitred.client
-from maitred.client import AsyncClient, Client, MaitredError, Retries
-from maitred.client import errors as client_errors
+from maitred.client import AsyncClient, Client, MaitredError, Retries, _status
 from maitred.server import errors as server_errors
 from maitred.server.app.grpc_adapter import GrpcAdapter
 from maitred.server.app.pipeline.auth import Authenticator
@@ -103,14 +102,14 @@ def test_each_reason_has_a_class_of_its_name() -> None:
     for reason in REASONS:
         name = "".join(word.capitalize() for word in reason.split("_"))
 
-        assert client_errors.error_class(reason) is getattr(maitred.client, name)
+        assert _status.error_class(reason) is getattr(maitred.client, name)
         assert getattr(server_errors, name).reason == common_pb2.ErrorReason.Value(PREFIX + reason)
 
 
 def test_an_error_made_by_hand_has_the_status_of_the_contract() -> None:
     """Tests of those who use the client can raise what the server would."""
     for reason in REASONS:
-        error = client_errors.error_class(reason)("told")
+        error = _status.error_class(reason)("told")
 
         assert error.reason == reason
         assert error.status is status_in_contract(reason)
@@ -139,7 +138,7 @@ async def test_every_reason_crosses_from_the_real_adapter() -> None:
     (handler,) = GrpcAdapter(pipeline).handlers
     async with serving(handler) as address, AsyncClient(address, retries=ONCE) as client:
         for reason in REASONS:
-            kind = client_errors.error_class(reason)
+            kind = _status.error_class(reason)
             with pytest.raises(kind) as caught:
                 await client.get_session(session_id=kind.__name__)
             error = caught.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import grpc
@@ -71,6 +72,30 @@ class MaitredError(Exception):
     def outcome_unknown(self) -> bool:
         """Whether the command may have happened: retry it with the same request id."""
         return self.code in _DOUBTFUL if self.code else self.status in _UNANSWERED
+
+
+@cache
+def _classes() -> dict[str, type[MaitredError]]:
+    return {reason_name(each.code): each for each in MaitredError.__subclasses__() if each.code}
+
+
+def error_class(reason: str) -> type[MaitredError]:
+    """Find the class of a reason; the base where there is none."""
+    return _classes().get(reason, MaitredError)
+
+
+def from_rpc_error(error: grpc.RpcError) -> MaitredError:
+    """Rebuild the error that the server raised from what came over the wire."""
+    status: grpc.StatusCode = error.code()
+    details = read_details(error)
+    return error_class(details.reason)(
+        error.details() or status.name.lower().replace("_", " "),
+        reason=details.reason,
+        status=status,
+        metadata=details.metadata,
+        violations=details.violations,
+        retry_after=details.retry_after,
+    )
 
 
 class Details(NamedTuple):

@@ -140,8 +140,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CURRENCY_MISMATCH: _ErrorReason.ValueType  # 37
     """An amount is in another currency than the session."""
     ERROR_REASON_SESSION_FULL: _ErrorReason.ValueType  # 28
-    """The session would take more bytes than a session may; placing the order or removing attributes
-    makes room. Metadata: limit, size, both in bytes.
+    """The session would take more bytes than a session may. Placing the order or removing attributes
+    makes room. The limit and the size are in bytes.
     """
     ERROR_REASON_ORDER_FULL: _ErrorReason.ValueType  # 38
     """The order holds as many lines as an order may."""
@@ -191,8 +191,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 66
     """The page token is not one that this listing gave out."""
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 67
-    """The request, or what it would record, takes more bytes than is accepted. Metadata: limit, size,
-    both in bytes.
+    """The request, or what it would record, takes more bytes than is accepted. The limit and the size
+    are in bytes.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 80
     """The store cannot be reached; certainly nothing was changed."""
@@ -277,8 +277,8 @@ ERROR_REASON_ORDER_LINE_PAID: ErrorReason.ValueType  # 36
 ERROR_REASON_CURRENCY_MISMATCH: ErrorReason.ValueType  # 37
 """An amount is in another currency than the session."""
 ERROR_REASON_SESSION_FULL: ErrorReason.ValueType  # 28
-"""The session would take more bytes than a session may; placing the order or removing attributes
-makes room. Metadata: limit, size, both in bytes.
+"""The session would take more bytes than a session may. Placing the order or removing attributes
+makes room. The limit and the size are in bytes.
 """
 ERROR_REASON_ORDER_FULL: ErrorReason.ValueType  # 38
 """The order holds as many lines as an order may."""
@@ -328,8 +328,8 @@ ERROR_REASON_REASON_REQUIRED: ErrorReason.ValueType  # 65
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 66
 """The page token is not one that this listing gave out."""
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 67
-"""The request, or what it would record, takes more bytes than is accepted. Metadata: limit, size,
-both in bytes.
+"""The request, or what it would record, takes more bytes than is accepted. The limit and the size
+are in bytes.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 80
 """The store cannot be reached; certainly nothing was changed."""

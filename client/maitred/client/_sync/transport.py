@@ -22,7 +22,7 @@ from maitred.client._channel import (
 )
 from maitred.client._methods import method_of
 from maitred.client._servers import Attempts, Server, Servers
-from maitred.client.errors import MaitredError, from_rpc_error
+from maitred.client._status import MaitredError, from_rpc_error
 
 _Response = TypeVar("_Response", bound=Message)
 
