@@ -346,11 +346,11 @@ class Model:
 
     def complete_by_hand(self) -> None:
         """Take cash for what is owed, or for the link that is withdrawn for it."""
-        if self.unsettled():
+        if self.pay is not None and self.unsettled():
+            self.pay.superseded = True
             self.cancel_payment()
-            if self.pay is not None and self.pay.status == PAID:
+            if self.pay.status == PAID:
                 raise Refused("PAYMENT_SETTLED")
-            assert self.pay is not None
             self.pay.by_hand = True
             self._settle(self.pay, self.pay.amount)
             return
@@ -372,6 +372,8 @@ class Model:
             self.balance += paid if self.limit else 0
             if paid >= min(owed, pay.tab):
                 self.paid_through = max(self.paid_through, pay.through)
+            if not self.tab:
+                self.paid_through = self.last_line
         else:
             excess = received
             self.credit += received
