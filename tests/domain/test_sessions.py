@@ -28,12 +28,16 @@ from maitred.v1.conversation_pb2 import NewMessage, RecordTurnRequest
 from maitred.v1.session_pb2 import CreateSessionRequest, ExtendSessionRequest, UpdateSessionRequest
 from maitred.v1.state_pb2 import (
     ATTENTION_ABANDONED_TAB,
+    ATTENTION_AMOUNT_MISMATCH,
     ATTENTION_DISPUTED,
+    ATTENTION_OUTCOME_UNKNOWN,
+    ATTENTION_REFUND_FAILED,
     ATTENTION_UNSPECIFIED,
     BALANCE_POLICY_BUDGET,
     BALANCE_POLICY_LIMIT,
     MESSAGE_ROLE_USER,
     PHASE_GREETING,
+    REFUND_STATUS_PENDING,
     SESSION_STATUS_ACTIVE,
     SESSION_STATUS_CLOSED,
     SESSION_STATUS_EXPIRED,
@@ -530,6 +534,40 @@ def test_what_needs_attention_keeps_its_reason(log: Any) -> None:
     assert wake_ns(log) is None
     log.apply(sessions.reset(log.session, "walked out", staff=True))
     assert list(log.session.attention_items) == [dispute]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ATTENTION_DISPUTED,
+        ATTENTION_AMOUNT_MISMATCH,
+        ATTENTION_REFUND_FAILED,
+        ATTENTION_OUTCOME_UNKNOWN,
+    ],
+)
+def test_retention_waits_while_money_is_not_where_it_belongs(log: Any, kind: Any) -> None:
+    """Of an older payment as well; once that ends, the session may be erased."""
+    log.advance(3600)
+    log.apply(tick(log))
+    attention.write(log.session, [AttentionItem(kind=kind, payment_id="p1", source_id="d1")])
+    log.advance(10 * RETENTION_S)
+    waiting = (wake_ns(log), tick(log))
+    attention.write(log.session, [])
+
+    assert waiting == (None, None)
+    assert tick(log).HasField("session_deleted")
+
+
+def test_retention_waits_for_a_refund_that_is_on_its_way(log: Any) -> None:
+    """The bank may still send it back."""
+    log.add("martini")
+    log.pay()
+    log.advance(3600)
+    log.apply(tick(log))
+    log.session.latest_payment.refunds.add(refund_id="r1", status=REFUND_STATUS_PENDING)
+    log.advance(10 * RETENTION_S)
+
+    assert (wake_ns(log), tick(log)) == (None, None)
 
 
 def test_an_ended_session_is_erased_after_its_retention(log: Any) -> None:

@@ -18,11 +18,22 @@ from maitred.v1.state_pb2 import (
     ATTENTION_OVERPAID,
     ATTENTION_REFUND_FAILED,
     ATTENTION_UNSPECIFIED,
+    REFUND_STATUS_PENDING,
     Attention,
     AttentionItem,
     Payment,
     Session,
 )
+
+_OF_MONEY = frozenset(
+    {
+        ATTENTION_AMOUNT_MISMATCH,
+        ATTENTION_DISPUTED,
+        ATTENTION_REFUND_FAILED,
+        ATTENTION_OUTCOME_UNKNOWN,
+    }
+)
+"""While one of these stands, somebody's money is not where it belongs."""
 
 URGENCY: Sequence[Attention.ValueType] = (
     ATTENTION_AMOUNT_MISMATCH,
@@ -46,6 +57,14 @@ def items_of(owner: Session | Payment) -> list[AttentionItem]:
 def has(owner: Session | Payment, kind: Attention.ValueType) -> bool:
     """Whether the set holds an entry of a kind."""
     return any(item.kind == kind for item in items_of(owner))
+
+
+def holds_money(session: Session) -> bool:
+    """Whether money of the session is disputed, on its way back or not booked yet."""
+    refunds = session.latest_payment.refunds
+    return any(item.kind in _OF_MONEY for item in items_of(session)) or any(
+        refund.status == REFUND_STATUS_PENDING for refund in refunds
+    )
 
 
 def kinds_of(session: Session) -> list[Attention.ValueType]:

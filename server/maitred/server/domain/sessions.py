@@ -267,7 +267,8 @@ def wake_at_ns(session: Session, retention_seconds: int) -> int | None:
             waiting = _holds_open_money(session) and attention.has(session, ATTENTION_ABANDONED_TAB)
             return None if waiting else _ns(session.expires_at)
         case _:
-            kept = not retention_seconds or _holds_open_money(session) or _credit(session)
+            kept = not retention_seconds or attention.holds_money(session) or _credit(session)
+            kept = kept or _holds_open_money(session)
             return None if kept else _ns(session.updated_at) + retention_seconds * NS
 
 

@@ -15,6 +15,7 @@ from maitred.server.engine.engine import Engine
 from maitred.server.errors import MaitredError
 from maitred.server.kinds.aggregate import Aggregate
 from maitred.server.stores.base import Ref, StoreError
+from maitred.server.telemetry import metrics
 from maitred.server.units import NS
 from maitred.v1.event_pb2 import Event
 
@@ -101,6 +102,11 @@ class Sweeper:
             swept.failed += 1
             log.warning("tick_failed", ref=ref.id, error=str(error))
             return
+        except Exception:  # logged and counted: one bad session stops no other
+            swept.failed += 1
+            metrics.ROWS_SKIPPED.labels("sessions").inc()
+            log.exception("tick_crashed", ref=ref.id)
+            return
         event = result.parsed_event()
         counted = life.swept(event) if event is not None else ""
         if counted:
@@ -113,6 +119,9 @@ class Sweeper:
                 next_ns = await self._engine.store.next_wake()
             except StoreError as error:
                 log.warning("sweep_failed", error=str(error))
+                next_ns = None
+            except Exception:  # logged; a task that ends would sweep no more
+                log.exception("sweep_crashed")
                 next_ns = None
             await asyncio.sleep(self._pause_s(next_ns))
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from maitred.server.domain import changes, settlement
-from maitred.server.domain.snapshots import ProviderStatus
+from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import (
     InvalidSession,
@@ -33,13 +33,14 @@ from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.health import Health
 from maitred.server.payments.inbox import PAUSE_S, Inbox, Owner
 from maitred.server.payments.jobs import Jobs, Trouble
+from maitred.server.payments.matching import Matching
 from maitred.server.payments.poller import AFTER_EXPIRY_S, Poller
-from maitred.server.payments.provider import BadNotice, Notice, Rejected, Unreachable
+from maitred.server.payments.provider import BadNotice, Notice
 from maitred.server.payments.records import Records
-from maitred.server.payments.sweep import Sweep, report_orphan
-from maitred.server.payments.throttle import Priority, Urgency
+from maitred.server.payments.sweep import Sweep
+from maitred.server.payments.throttle import Priority
 from maitred.server.payments.worker import Worker, needs_work
-from maitred.server.stores.base import Ref, RowFilter, StoreError
+from maitred.server.stores.base import Ref, RowFilter
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import (
     PAYMENT_STATUS_CANCELED,
@@ -105,7 +106,8 @@ class PaymentCoordinator:
         self._gateways = gateways
         self._background = background
         self._records = Records(engine)
-        self.inbox = Inbox(engine, self._owner, self._look, pause_s=notice_pause_s)
+        self._matching = Matching(gateways, self._records, self._apply)
+        self.inbox = Inbox(engine, self._matching.owner, self._look, pause_s=notice_pause_s)
         self._worker = Worker(engine, gateways, self._records, self.inbox, self._seen)
         self._jobs = Jobs(self._worker, self._finished)
         self.commands = PaymentCommands(engine, gateways, self._records, self._worker, self._jobs)
@@ -254,7 +256,7 @@ class PaymentCoordinator:
                 await self.inbox.take_up()
                 if not self._is_shared:
                     await self._track_open()
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001  # logged, and tried again
                 log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
                 await asyncio.sleep(TAKE_UP_AGAIN_S)
             else:
@@ -306,36 +308,8 @@ class PaymentCoordinator:
         for provider, count in strangers.items():
             log.warning("payments_of_another_provider", provider=provider, payments=count)
 
-    async def _owner(self, provider: str, notice: Notice) -> Owner | None:
-        """Find whose payment a notice is about, and make it known to us if need be."""
-        found: tuple[str, str] | None = None
-        if notice.payment_id:
-            payment = await self._records.stored(notice.payment_id)
-            if payment is not None and payment.provider == provider and payment.provider_payment_id:
-                found = payment.session_id, payment.payment_id
-        if found is None and notice.reference:
-            found = await self._records.owner(provider, notice.reference)
-        if found is None and notice.reference:
-            found = await self._adopt(provider, notice.reference)
-        return None if found is None else Owner(*found)
-
-    async def _adopt(self, provider: str, reference: str) -> tuple[str, str] | None:
-        """Find the payment of a notice that came before its provider's id was recorded."""
-        gateway = self._gateways.named(provider)
-        if gateway is None:
-            raise Unreachable(f"this server is not set up for the provider {provider!r}")
-        try:
-            snapshot = await gateway.retrieve(reference, Urgency(Priority.NEWS))
-        except Rejected as error:
-            log.warning("notice_of_nothing", provider=provider, error=str(error))
-            return None
-        payment = await self._records.stored(snapshot.payment_id) if snapshot.payment_id else None
-        if payment is None or payment.provider != provider:
-            if snapshot.status is ProviderStatus.PAID:
-                report_orphan(provider, snapshot)
-            return None
-        await self._worker.apply(payment.session_id, payment.payment_id, snapshot, "webhook")
-        return payment.session_id, payment.payment_id
+    async def _apply(self, owner: Owner, snapshot: ProviderSnapshot) -> None:
+        await self._worker.apply(owner.session_id, owner.payment_id, snapshot, "webhook")
 
     async def _look(self, owner: Owner) -> Exception | None:
         """Have a payment looked at because a notice came."""

@@ -97,6 +97,8 @@ class Duty:
                 await self.tend()
             except StoreError as error:
                 log.warning("payment_duty_unknown", kind=type(error).__name__, error=str(error))
+            except Exception:  # logged, and tried again
+                log.exception("payment_duty_crashed")
             await asyncio.sleep(RENEW_S)
 
     async def _keep_working(self) -> None:
@@ -105,4 +107,6 @@ class Duty:
                 await self._work()
             except StoreError as error:
                 log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
+            except Exception:  # logged, and tried again
+                log.exception("take_up_crashed")
             await asyncio.sleep(RENEW_S)

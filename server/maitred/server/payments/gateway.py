@@ -7,8 +7,8 @@ Every call goes through a `Gateway`, which also learns from it whether the provi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import structlog
@@ -29,6 +29,7 @@ from maitred.server.payments.provider import (
     Unreachable,
 )
 from maitred.server.payments.throttle import Priority, Throttle, Urgency
+from maitred.server.telemetry import metrics
 from maitred.v1.state_pb2 import Payment
 
 CONCURRENT_CALLS = 32
@@ -36,6 +37,9 @@ CONCURRENT_CALLS = 32
 
 LISTED_A_CALL = 100
 """What providers put on a page of a listing: so often a listing counts as a call."""
+
+_QUESTIONS = frozenset({Operation.RETRIEVE, Operation.FIND, Operation.PROBE})
+"""What changes nothing at the provider."""
 
 T = TypeVar("T")
 
@@ -102,15 +106,17 @@ class Gateway:
     async def completed(self, since_ns: int) -> AsyncIterator[ProviderSnapshot]:
         """Iterate over what was made since then and has been paid. Raises: ProviderError."""
         count = 0
-        async for snapshot in self.provider.completed(since_ns):
-            if count % LISTED_A_CALL == 0:
-                await self._throttle(Operation.FIND).enter(Urgency(Priority.ROUTINE))
-            count += 1
-            yield snapshot
+        with _in_words_of_providers(Operation.FIND):
+            async for snapshot in self.provider.completed(since_ns):
+                if count % LISTED_A_CALL == 0:
+                    await self._throttle(Operation.FIND).enter(Urgency(Priority.ROUTINE))
+                count += 1
+                yield snapshot
 
     async def _probe(self) -> None:
-        async with self._limit(Operation.PROBE):
-            await self.provider.probe()
+        with _in_words_of_providers(Operation.PROBE):
+            async with self._limit(Operation.PROBE):
+                await self.provider.probe()
 
     async def _call(
         self,
@@ -122,10 +128,11 @@ class Gateway:
         await self._throttle(operation).enter(urgency)
         async with self._slots:
             try:
-                async with self._limit(operation):
-                    if sending is not None:
-                        sending()
-                    answer = await call()
+                with _in_words_of_providers(operation):
+                    async with self._limit(operation):
+                        if sending is not None:
+                            sending()
+                        answer = await call()
             except ProviderError as error:
                 self._learn_from(error)
                 raise
@@ -152,6 +159,26 @@ class Gateway:
         if throttle is None:
             throttle = self._throttles[operation] = Throttle(self._rate_per_s)
         return throttle
+
+
+@contextmanager
+def _in_words_of_providers(operation: Operation) -> Iterator[None]:
+    """Turn whatever a provider's code throws into what callers know how to go on from.
+
+    What may have been done before it broke is not known, which is never wrong; a question that was
+    broken off may be asked again.
+    """
+    try:
+        yield
+    except ProviderError:
+        raise
+    except Exception as error:
+        metrics.PROVIDER_FAULTS.inc()
+        log.exception("provider_broke_down", operation=operation)
+        said = f"the provider's code broke down: {type(error).__name__}"
+        if operation in _QUESTIONS:
+            raise Unreachable(said) from error
+        raise OutcomeUnknown(said) from error
 
 
 class Gateways:

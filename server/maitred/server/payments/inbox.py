@@ -167,8 +167,9 @@ class Inbox:
         rows = [row async for row in self._stored(where)]
         for start in range(0, len(rows), PAGE):
             page = rows[start : start + PAGE]
+            kept = [(row, _read(row)) for row in page]
             releases = tuple(
-                Claim(CLAIM_SPACE, row.key, _decode(row.body).delivery) for row in page
+                Claim(CLAIM_SPACE, row.key, each.delivery) for row, each in kept if each is not None
             )
             drops = tuple((row.table, row.key) for row in page)
             await self._commit(Commit((), releases=releases, drops=drops))
@@ -243,7 +244,10 @@ class Inbox:
     def _queue(self, row: Row) -> None:
         if self._closing:
             return
-        _, provider, notice = _decode(row.body)
+        kept = _read(row)
+        if kept is None:
+            return
+        _, provider, notice = kept
         name = f"{provider}/{notice.payment_id or notice.reference}"
         group = self._groups.get(name)
         if group is None:
@@ -277,8 +281,8 @@ class Inbox:
 
     async def _try(self, group: Group) -> Exception | None:
         rows = tuple(group.rows.values())
-        _, provider, notice = _decode(rows[-1].body)
         try:
+            _, provider, notice = _decode(rows[-1].body)
             owner = await self._find(provider, notice)
             if owner is None:
                 metrics.NOTICES_UNMATCHED.inc(len(rows))
@@ -287,6 +291,9 @@ class Inbox:
             group.payment_id = owner.payment_id
             return await self._look(owner)
         except (ProviderError, MaitredError, StoreError) as error:
+            return error
+        except Exception as error:  # logged; the notice waits as for any trouble
+            log.exception("notice_crashed")
             return error
 
 
@@ -298,6 +305,16 @@ def processed(rows: Sequence[Row], status: int = PROCESSED) -> tuple[Row, ...]:
 def _encode(kept: _Kept) -> bytes:
     """Keep of a message what is read of it: the rest may be personal, and the provider has it."""
     return json.dumps([kept.delivery, kept.provider, *kept.notice]).encode()
+
+
+def _read(row: Row) -> _Kept | None:
+    """Read a row; None for one that nobody can read, which must not keep the others waiting."""
+    try:
+        return _decode(row.body)
+    except (ValueError, TypeError):
+        metrics.ROWS_SKIPPED.labels("notices").inc()
+        log.exception("notice_unreadable", notice=row.key)
+        return None
 
 
 def _decode(body: bytes) -> _Kept:

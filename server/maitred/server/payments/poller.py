@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+import structlog
+
 from maitred.server.domain import attention, refunds, settlement
 from maitred.server.engine.clock import Clock
 from maitred.server.payments.jobs import Trouble
+from maitred.server.telemetry import metrics
 from maitred.v1.state_pb2 import (
     ATTENTION_AMOUNT_MISMATCH,
     PAYMENT_STATUS_SUCCEEDED,
@@ -36,6 +39,8 @@ RUNNING = 16
 
 LONGEST_SLEEP_S = 30.0
 NS = 1_000_000_000
+
+log = structlog.get_logger(__name__)
 
 Start = Callable[[str, str], "asyncio.Task[Trouble | None]"]
 
@@ -145,7 +150,13 @@ class Poller:
             self._running.add(entry.payment_id)
             entry.tries += 1
             self._schedule(entry)
-            task = self._start(entry.session_id, entry.payment_id)
+            try:
+                task = self._start(entry.session_id, entry.payment_id)
+            except Exception:  # logged and counted; its time comes again
+                metrics.ROWS_SKIPPED.labels("poll").inc()
+                log.exception("poll_not_started", payment=entry.payment_id)
+                self._running.discard(entry.payment_id)
+                continue
             task.add_done_callback(partial(self._finished, entry.payment_id))
             tasks.append(task)
         return tasks

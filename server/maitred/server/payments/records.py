@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from google.protobuf.message import Message
+import structlog
+from google.protobuf.message import DecodeError, Message
 
 from maitred.server.domain import attention, changes
 from maitred.server.engine.call import SYSTEM_CALL, Call
@@ -15,6 +16,7 @@ from maitred.server.kinds.projections import payment_row
 from maitred.server.kinds.session import session_ref
 from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import Claim, Row, RowFilter
+from maitred.server.telemetry import metrics
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Payment, Session
 
@@ -24,6 +26,8 @@ CLAIM_SPACE = "provider"
 """Claims of this space tell whose a provider's payment is, also after the session was erased."""
 
 PAGE = 200
+
+log = structlog.get_logger(__name__)
 
 
 class Records:
@@ -83,7 +87,13 @@ class Records:
             if not rows:
                 return
             for row in rows:
-                yield Payment.FromString(row.body)
+                try:
+                    payment = Payment.FromString(row.body)
+                except DecodeError:
+                    metrics.ROWS_SKIPPED.labels("payments").inc()
+                    log.exception("payment_unreadable", payment=row.key)
+                    continue
+                yield payment
             after = rows[-1].position
 
     async def owner(self, provider: str, provider_payment_id: str) -> tuple[str, str] | None:
@@ -94,6 +104,14 @@ class Records:
         # Ids of payments hold no slash; those of sessions may.
         session_id, _, payment_id = claim.owner.rpartition("/")
         return session_id, payment_id
+
+    async def is_gone(self, session_id: str) -> bool:
+        """Whether a session was erased, or never was."""
+        try:
+            await self._engine.session(session_id)
+        except (InvalidSession, SessionDeleted):
+            return True
+        return False
 
     async def stored(self, payment_id: str) -> Payment | None:
         """Find a payment by its id alone."""

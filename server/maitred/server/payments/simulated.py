@@ -127,10 +127,13 @@ class SimulatedProvider:
         """Make a simulated link."""
         books, now = self.books, self._clock.now_ns()
         steps = await self._steps("create")
-        if "error_500_kept" in steps:
-            await asyncio.to_thread(books.poison, key, now)
-        if await asyncio.to_thread(books.is_poisoned, key, now):
-            steps = ("error_500_kept",)
+        try:
+            if "error_500_kept" in steps:
+                await asyncio.to_thread(books.poison, key, now)
+            if await asyncio.to_thread(books.is_poisoned, key, now):
+                steps = ("error_500_kept",)
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(error) from error
         return await self._do(
             steps,
             lambda: books.create(
@@ -242,8 +245,10 @@ class SimulatedProvider:
         while True:
             try:
                 await self.deliver()
-            except (sqlite3.Error, StoreError) as error:
+            except (sqlite3.Error, OSError, StoreError) as error:
                 log.warning("simulated_notices_failed", error=str(error))
+            except Exception:  # logged; else no notice would ever come again
+                log.exception("simulated_notices_crashed")
             await asyncio.sleep(NOTICE_INTERVAL_S)
 
     async def _steps(self, operation: str) -> tuple[str, ...]:
@@ -255,8 +260,8 @@ class SimulatedProvider:
             script = self._script
             if script is None:
                 script = await asyncio.to_thread(_read_script, self.books.directory)
-        except (sqlite3.Error, OSError) as error:
-            raise Unreachable(f"the simulated books cannot be used: {error}") from error
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise _unusable(error) from error
         steps = script.get(operation, ())
         return tuple(steps[number].split("+")) if number < len(steps) else ()
 
@@ -276,7 +281,7 @@ class SimulatedProvider:
             answer = await asyncio.to_thread(work)
         except Refused as refused:
             raise Rejected(str(refused)) from refused
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise OutcomeUnknown(f"the simulated books failed: {error}") from error
         for step in steps:
             if step == "kill_after":
@@ -342,6 +347,10 @@ def end_dispute(directory: Path, which: str, *, won: bool, clock: Clock | None =
 def unpaid(directory: Path, *, clock: Clock | None = None) -> list[ProviderSnapshot]:
     """List the links that can be paid."""
     return Books(directory).open_payments((clock or SystemClock()).now_ns())
+
+
+def _unusable(error: Exception) -> Unreachable:
+    return Unreachable(f"the simulated books cannot be used: {error}")
 
 
 def _die() -> None:

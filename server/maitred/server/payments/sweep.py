@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable
 
 import structlog
 
 from maitred.server.domain import receipts
 from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.engine.engine import Engine
-from maitred.server.errors import MaitredError
-from maitred.server.payments.gateway import Gateways
+from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDeleted
+from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.inbox import Inbox
 from maitred.server.payments.provider import ProviderError
 from maitred.server.payments.records import Records
@@ -52,6 +53,8 @@ class Sweep:
         self._worker = worker
         self._inbox = inbox
         self._owner = secrets.token_hex(8)
+        self._again = False
+        """Something could not be compared for a reason that passes."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -70,30 +73,51 @@ class Sweep:
     async def run(self) -> int:
         """Compare both lists and clear the inbox; answers how many payments had to be mended.
 
-        Raises: ProviderError, MaitredError, StoreError.
+        What cannot be compared is told and passed over, and a provider that does not answer keeps
+        nobody from the others. Raises: ProviderError, StoreError; all else is done by then.
         """
-        mended = 0
-        since_ns = self._engine.clock.now_ns() - REACH_S * NS
+        mended, trouble, self._again = 0, None, False
         for gateway in self._gateways.all:
-            async for snapshot in gateway.completed(since_ns):
-                mended += await self._compare(gateway.name, snapshot)
+            try:
+                mended += await self._compare_all(gateway)
+            except ProviderError as error:
+                trouble = error
         mended += await self._ask_about_disputes()
         await self._inbox.purge()
+        if trouble is not None:
+            raise trouble
         return mended
+
+    async def _compare_all(self, gateway: Gateway) -> int:
+        mended = 0
+        since_ns = self._engine.clock.now_ns() - REACH_S * NS
+        async for snapshot in gateway.completed(since_ns):
+            name = snapshot.provider_payment_id
+            mended += await self._apart(name, self._compare(gateway.name, snapshot))
+        return mended
+
+    async def _apart(self, payment: str, work: Awaitable[bool]) -> bool:
+        """Do what one payment needs; whatever goes wrong with it is no other payment's trouble."""
+        try:
+            return await work
+        except Exception as error:  # logged and counted: one bad row stops nothing
+            self._again |= isinstance(error, (ProviderError, StoreError))
+            metrics.ROWS_SKIPPED.labels("sweep").inc()
+            log.exception("payment_not_compared", payment=payment)
+            return False
 
     async def _ask_about_disputes(self) -> int:
         """Look at disputed payments: banks take months, and one lost notice would be the last."""
         mended = 0
         where = RowFilter(statuses=(PAYMENT_STATUS_SUCCEEDED,), flag=1)
         async for payment in self._records.rows(where):
-            gateway = self._gateways.named(payment.provider)
-            if not payment.disputed or gateway is None:
-                continue
-            snapshot = await self._worker.look(payment, Urgency(Priority.ROUTINE))
-            mended += await self._worker.apply(
-                payment.session_id, payment.payment_id, snapshot, "sweep"
-            )
+            if payment.disputed and self._gateways.named(payment.provider) is not None:
+                mended += await self._apart(payment.payment_id, self._ask_about(payment))
         return mended
+
+    async def _ask_about(self, payment: Payment) -> bool:
+        snapshot = await self._worker.look(payment, Urgency(Priority.ROUTINE))
+        return await self._apply(payment, snapshot)
 
     async def _compare(self, provider: str, snapshot: ProviderSnapshot) -> bool:
         name = snapshot.payment_id
@@ -105,9 +129,19 @@ class Sweep:
         if payment is None or not known:
             report_orphan(provider, snapshot)
             return False
-        if payment.status == PAYMENT_STATUS_SUCCEEDED and not _is_news(payment, snapshot):
+        if is_known(payment, snapshot):
             return False
-        return await self._worker.apply(payment.session_id, payment.payment_id, snapshot, "sweep")
+        return await self._apply(payment, snapshot)
+
+    async def _apply(self, payment: Payment, snapshot: ProviderSnapshot) -> bool:
+        """Book what the provider says; what is of a session that is gone calls for a person."""
+        try:
+            return await self._worker.apply(
+                payment.session_id, payment.payment_id, snapshot, "sweep"
+            )
+        except (InvalidSession, SessionDeleted, PaymentNotFound):
+            report_orphan(payment.provider, snapshot, payment.session_id)
+            return False
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -117,10 +151,16 @@ class Sweep:
                     pause_s = LEASE_S
                 else:
                     log.info("payments_compared", mended=await self.run())
-                    await self._hold_for_a_day()
-            except (ProviderError, MaitredError, StoreError) as error:
+                    if self._again:
+                        pause_s = AFTER_TROUBLE_S
+                    else:
+                        await self._hold_for_a_day()
+            except (ProviderError, StoreError) as error:
                 pause_s = AFTER_TROUBLE_S
                 log.warning("sweep_failed", kind=type(error).__name__, error=str(error))
+            except Exception:  # logged; a task that ends would never sweep again
+                pause_s = AFTER_TROUBLE_S
+                log.exception("sweep_crashed")
             await asyncio.sleep(pause_s)
 
     async def _hold_for_a_day(self) -> None:
@@ -136,20 +176,24 @@ class Sweep:
                 await self._inbox.take_up()
             except StoreError as error:
                 log.warning("take_up_failed", kind=type(error).__name__, error=str(error))
+            except Exception:  # logged, and tried again
+                log.exception("take_up_crashed")
 
 
-def _is_news(payment: Payment, snapshot: ProviderSnapshot) -> bool:
-    """Whether more money came than is in the books, or a bank has something to say."""
+def is_known(payment: Payment, snapshot: ProviderSnapshot) -> bool:
+    """Whether all the money is in the books, and no bank has something to say."""
+    if payment.status != PAYMENT_STATUS_SUCCEEDED:
+        return False
     known = receipts.of(payment, PAYMENT_METHOD_PROVIDER)
     booked = (
         known.amount.minor_units
         if known is not None
         else payment.received_amount.minor_units * (payment.method == PAYMENT_METHOD_PROVIDER)
     )
-    return snapshot.minor_units > booked or bool(snapshot.disputes)
+    return snapshot.minor_units <= booked and not snapshot.disputes
 
 
-def report_orphan(provider: str, snapshot: ProviderSnapshot) -> None:
+def report_orphan(provider: str, snapshot: ProviderSnapshot, session_id: str = "") -> None:
     """Call for a person: money came in for something that is not in our books."""
     metrics.ORPHAN_PAYMENTS.inc()
     log.error(
@@ -157,6 +201,7 @@ def report_orphan(provider: str, snapshot: ProviderSnapshot) -> None:
         provider=provider,
         provider_payment=snapshot.provider_payment_id,
         payment=snapshot.payment_id,
+        session=session_id,
         status=snapshot.status,
         amount=snapshot.minor_units,
         currency=snapshot.currency,

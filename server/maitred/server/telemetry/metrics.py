@@ -172,6 +172,15 @@ NOTICES_UNMATCHED: Final = _single(
 ORPHAN_PAYMENTS: Final = _single(
     "maitred_orphan_payments", "Money received for payments that are not in the books.", Counter
 )
+ROWS_SKIPPED: Final = _family(
+    "maitred_rows_skipped",
+    "Rows that background work passed over because of an error, by the work.",
+    ("work",),
+    Counter,
+)
+PROVIDER_FAULTS: Final = _single(
+    "maitred_provider_faults", "Calls in which a provider's own code broke down.", Counter
+)
 EVENTS_PUBLISHED: Final = _single("maitred_events_published", "Events made durable.", Counter)
 
 STORE_BATCH_COMMITS: Final = _single(
