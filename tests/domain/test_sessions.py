@@ -615,3 +615,17 @@ def test_the_state_is_what_the_log_folds_to(log: Any) -> None:
 
     assert log.fold() == log.session
     assert isinstance(log.session, Session)
+
+
+def test_a_reset_that_gives_nothing_up_writes_nothing_off(log: Any) -> None:
+    """Lines that were taken off again are not lines that staff gave up; no state grows by them."""
+    for _ in range(3):
+        line = log.add("Martini").line_added.line.line_number
+        log.remove(line)
+        log.apply(sessions.reset(log.session, "", staff=False))
+        log.add("Martini")
+        log.apply(sessions.reset(log.session, "walked out", staff=True))
+    ranges = [(each.first, each.last) for each in log.session.written_off_lines]
+
+    assert ranges == [(2, 2), (4, 4), (6, 6)]
+    assert log.session.paid_through_line == 6

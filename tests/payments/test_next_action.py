@@ -197,6 +197,7 @@ async def test_money_on_its_way_is_a_state_and_not_a_refusal(bar: Bar) -> None:
 
     assert same.payment.payment_id == more.payment.payment_id == slow.payment_id
     assert same.next_action.kind == more.next_action.kind == pb.NEXT_ACTION_KIND_WAIT
+    assert same.outcome == more.outcome == pb.PAYMENT_OUTCOME_PENDING
     assert same.next_action.amount == usd(1300)
     assert more.next_action.amount == usd(500)
     assert "13.00 USD is on its way" in more.next_action.text

@@ -2,7 +2,8 @@
 
 Whatever gives an agent more to spend is held here: the opening balance, the resets that fill it up
 again, the lines of a tab, the tip, and for how long a session is kept. Sessions themselves are
-counted by the server (`services.allowance`), because no one session knows of the others.
+counted by the server (`services.allowance`), because no one session knows of the others. The policy
+of a balance is no cap of its own: LIMIT gives back what was paid, and nothing else.
 """
 
 from __future__ import annotations

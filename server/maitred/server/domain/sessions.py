@@ -340,6 +340,9 @@ def _refuse_open_payment(session: Session) -> None:
 
 def _write_off_lines(ranges: MutableSequence[LineRange], session: Session) -> None:
     """Add the lines that no money paid to those that were written off."""
+    if not _tab(session):
+        # Nobody gave anything up, and an id of many visits would keep a range for each.
+        return
     known = ranges[-1].last if ranges else 0
     first, last = max(session.paid_through_line, known) + 1, session.last_line_number
     if first > last:
