@@ -266,7 +266,7 @@ class Model:
         if self.balance + delta < 0:
             raise Refused("INSUFFICIENT_FUNDS")
         if self.balance + delta > MOST:
-            raise Refused("INVALID_FIELD")
+            raise Refused("AMOUNT_OUT_OF_RANGE")
         self.balance += delta
         if delta:
             self.event(money=True)
