@@ -1,4 +1,4 @@
-"""Moving house: everything arrives, twice is as once, and what does not fit is named."""
+"""Copying between stores: everything arrives, twice is as once, and what does not fit is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of moving house: what was scanned can be written elsewhere, byte for byte."""
+"""The contract of copying: what was scanned can be written elsewhere, byte for byte."""
 
 from __future__ import annotations
 
