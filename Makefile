@@ -12,28 +12,28 @@ BENCH   := $(BIN)/python -m benchmarks $(if $(JSON),--json $(JSON))
 .PHONY: help setup lock audit tools gen check-gen format lint types test check run demo bench bench-quick campaign \
 	mutants check-mutants build check-wheel languages
 
-help: ## List the targets
+help: ## List targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: $(STAMP) ## Create .venv with everything installed (PYTHON=python3.13 chooses one)
+setup: $(STAMP) ## Create .venv with all dependencies (PYTHON=python3.13 selects the interpreter)
 
 $(STAMP): pyproject.toml requirements.lock scripts/setup.sh
 	@PYTHON="$(PYTHON)" bash scripts/setup.sh $(VENV)
 	@touch $@
 
-lock: ## Rewrite requirements.lock from pyproject.toml (ARGS=--upgrade takes newer versions)
+lock: ## Update requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
 	$(BIN)/python scripts/lock.py $(ARGS)
 
-audit: $(STAMP) ## Hold the lock against known vulnerabilities and pyproject.toml, without a network
+audit: $(STAMP) ## Check the lock file against pyproject.toml and known vulnerabilities, offline
 	$(BIN)/python scripts/lock.py --check
 	$(BIN)/python scripts/audit.py
 
-gen: $(STAMP) ## Regenerate generated/, error classes, the synchronous client and docs/reference.md
+gen: $(STAMP) ## Regenerate generated/, error classes, the blocking client and docs/reference.md
 	$(BIN)/python scripts/gen.py
 	$(BIN)/python scripts/error_classes.py
 	$(BIN)/python scripts/reference.py
 
-check-gen: $(STAMP) ## Fail when generated code is stale
+check-gen: $(STAMP) ## Fail if generated files are stale
 	$(BIN)/python scripts/gen.py --check
 	$(BIN)/python scripts/error_classes.py --check
 	$(BIN)/python scripts/reference.py --check
@@ -43,7 +43,7 @@ format: $(STAMP) ## Format Python and protos
 	$(BIN)/ruff format .
 	$(BIN)/buf format -w --path protos/maitred
 
-lint: $(STAMP) ## Ruff, import directions, contract style and compatibility with main
+lint: $(STAMP) ## Check code style, imports, and contract style and compatibility
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
@@ -53,44 +53,44 @@ lint: $(STAMP) ## Ruff, import directions, contract style and compatibility with
 		echo "buf breaking against main" && $(BIN)/buf breaking --against '.git#branch=main'; \
 	else echo "buf breaking: skipped, no branch main with protos here"; fi
 
-types: $(STAMP) ## Type-check with mypy, strict
+types: $(STAMP) ## Type-check with mypy
 	$(BIN)/mypy
 
-test: $(STAMP) ## Run the tests (ARGS="-k tips" narrows them)
+test: $(STAMP) ## Run the tests (ARGS="-k tips" selects some)
 	$(PYTEST) -n auto $(ARGS)
 
-tools: $(STAMP) ## Fetch what some tests stand on: grpcurl (with Go), emulate (with npm)
+tools: $(STAMP) ## Install tools that some tests use: grpcurl (needs Go), emulate (needs npm)
 	@bash scripts/tools.sh
 	@bash scripts/emulate.sh
 
-check-mutants: $(STAMP) ## Fail when a seeded fault no longer fits the code
+check-mutants: $(STAMP) ## Fail if a seeded bug no longer applies to the code
 	$(BIN)/python scripts/mutants.py --check
 
-languages: $(STAMP) ## Generate the contract for Go and build it, where Go is present
+languages: $(STAMP) ## Generate Go code from the contract and build it, if Go is installed
 	@bash scripts/languages.sh
 
-check: tools audit check-gen lint types test check-wheel ## What CI runs, in its order
+check: tools audit check-gen lint types test check-wheel ## Everything CI runs, in the same order
 
-run: $(STAMP) ## Serve on 127.0.0.1:50051 with an embedded SQLite file
+run: $(STAMP) ## Start a server on 127.0.0.1:50051 with an embedded SQLite file
 	$(BIN)/maitred serve $(ARGS)
 
-demo: $(STAMP) ## A guest orders, tips and pays against a server started for it
+demo: $(STAMP) ## Play a guest who orders, tips and pays, against a server of its own
 	$(BIN)/python scripts/demo.py $(ARGS)
 
-bench: $(STAMP) ## Benchmarks, side by side (JSON=FILE keeps the numbers)
+bench: $(STAMP) ## Run the benchmarks (JSON=FILE saves the results)
 	$(BENCH) $(ARGS)
 
-bench-quick: $(STAMP) ## The same, in about four minutes
+bench-quick: $(STAMP) ## Run shorter benchmarks, in about four minutes
 	$(BENCH) --quick $(ARGS)
 
-campaign: $(STAMP) ## Fault campaign: kill, cut and repeat, then count what was lost
+campaign: $(STAMP) ## Kill and disconnect servers under load, then count lost writes
 	$(BIN)/python -m tests.campaigns $(ARGS)
 
-mutants: $(STAMP) ## Break the code on purpose and count the tests that notice
+mutants: $(STAMP) ## Seed bugs into the code and check that tests catch them
 	$(BIN)/python scripts/mutants.py $(ARGS)
 
-build: $(STAMP) ## Wheel and source distribution in dist/
+build: $(STAMP) ## Build the wheel and source distribution in dist/
 	$(BIN)/python -m build --no-isolation --outdir dist .
 
-check-wheel: $(STAMP) ## Import the client from the built wheel in a clean environment
+check-wheel: $(STAMP) ## Test the built wheel in a clean environment
 	@bash scripts/check_wheel.sh $(VENV)

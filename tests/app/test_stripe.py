@@ -55,9 +55,9 @@ def stripe(fake: FakeStripe, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--payments", "stripe"], "needs stripe_api_key"),
-        ([*STRIPE, "pk_live_1"], "no secret or restricted key"),
-        (["--payments", "stripe", "--stripe-api-key", "sk_test_1"], "needs stripe_success_url"),
+        (["--payments", "stripe"], "requires stripe_api_key"),
+        ([*STRIPE, "pk_live_1"], "not a secret or restricted key"),
+        (["--payments", "stripe", "--stripe-api-key", "sk_test_1"], "requires stripe_success_url"),
         (["--stripe-api-key", "sk_live_1"], "payments are simulated but a live Stripe key is set"),
         (["--stripe-api-key", "rk_live_1"], "payments are simulated but a live Stripe key is set"),
         (["--allow-simulated-fallback"], "need payments stripe"),
