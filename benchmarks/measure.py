@@ -1,4 +1,4 @@
-"""What is measured on this machine: processor time, memory, the disk, medians."""
+"""Measurements: processor time, memory, the disk, medians."""
 
 from __future__ import annotations
 

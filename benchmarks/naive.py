@@ -1,4 +1,4 @@
-"""The server that somebody writes in an afternoon: the same AddItem, one commit for each call.
+"""The naive server, written in an afternoon: the same AddItem, one commit per call.
 
 One aiosqlite connection, WAL and synchronous=FULL, a lock around the transaction; no validation, no
 chain, no watches. It takes and answers the messages of the contract, so that the work is the same.

@@ -1,4 +1,4 @@
-"""Hold what is locked, and the oldest that pyproject.toml allows, against known vulnerabilities.
+"""Check locked and minimum versions against known vulnerabilities.
 
 No network: the advisories stand in `scripts/advisories.toml`, which says how old it is.
 """

@@ -1,4 +1,4 @@
-"""Start a server for it, and let a guest order, tip and pay: `make demo`.
+"""Start a server, and play a guest who orders, tips and pays: `make demo`.
 
 The server is a process of its own on a free port, its data in a directory that is gone afterwards.
 The exit code is the example's.

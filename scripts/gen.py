@@ -1,4 +1,4 @@
-"""Write generated/ from protos/, or with --check say whether it is up to date.
+"""Write generated/ from protos/; with --check, verify that it is up to date.
 
 Proto path = Python path, so the output needs no patching. Everything under generated/ belongs to
 this script: what it does not write, it deletes.

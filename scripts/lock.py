@@ -1,4 +1,4 @@
-"""Write requirements.lock, what `make setup` and CI install, or with --check say whether it fits.
+"""Write requirements.lock, which `make setup` and CI install; with --check, verify it.
 
 One file for every Python from 3.11 on and every system, each package with the hashes of its files.
 The check needs no network: the first line holds a digest of the dependencies that the file was made

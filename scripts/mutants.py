@@ -1,4 +1,4 @@
-"""Break the code on purpose, one promise at a time; a broken promise that no test notices fails.
+"""Seed bugs into the code, one at a time; fail if the tests miss one.
 
 Each mutant is a textual change in a copy of `server/`; the tests run against the copy. `--check`
 runs nothing and names every pattern that is not exactly once in the code, and every test that is

@@ -1,4 +1,4 @@
-"""Write docs/reference.md from the contract and the settings; `--check` fails where it is stale."""
+"""Write docs/reference.md from the contract and settings; `--check` fails if it is stale."""
 
 from __future__ import annotations
 

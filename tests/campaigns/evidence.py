@@ -1,4 +1,4 @@
-"""Holds what a database has against what clients were told of it."""
+"""Compares the contents of a database with what clients were told."""
 
 from __future__ import annotations
 

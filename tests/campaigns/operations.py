@@ -1,4 +1,4 @@
-"""What a guest does all evening: the mix of requests that fault campaigns send."""
+"""A guest's evening: the mix of requests that fault campaigns send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two servers on one database, and everything that can go away under them while guests order.
+"""Two servers on one database, which loses its parts one by one while guests order.
 
 After each fault nothing is restarted but what the fault ended. Guests stop for a moment; what they
 were told is held against the database, and every watch must come to the end of its log.

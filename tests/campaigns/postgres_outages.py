@@ -1,4 +1,4 @@
-"""What can happen to PostgreSQL: a primary with a synchronous standby, behind proxies.
+"""Faults of PostgreSQL: a primary with a synchronous standby, behind proxies.
 
 Each server reaches each of the two by a proxy of its own, so that both keep their address when
 they are built anew, and one server can be cut off without the other.

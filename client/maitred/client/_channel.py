@@ -1,4 +1,4 @@
-"""How to reach a server: addresses, TLS, keepalive and the retries that gRPC does by itself."""
+"""How to reach a server: addresses, TLS, keepalive and gRPC's automatic retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session that the running thread or task works for, so that tools need not be told."""
+"""The current session of a thread or task, so that tools need no session argument."""
 
 from __future__ import annotations
 

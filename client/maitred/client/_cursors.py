@@ -1,4 +1,4 @@
-"""Where a watch stands: what it has handed out, so that nothing comes twice or is left out."""
+"""The position of a watch: what it has delivered, so that nothing is repeated or skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watches and pages hand out."""
+"""The items that watches and pages return."""
 
 from __future__ import annotations
 

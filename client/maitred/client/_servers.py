@@ -1,4 +1,4 @@
-"""Which of several servers is asked, and which one next when that one does not answer.
+"""Which of several servers to call, and which to try next when it does not respond.
 
 gRPC itself spreads calls over the addresses of one name, and says at once which server is down or
 not serving. It cannot mix names in one channel, nor choose by session: so there is a channel for

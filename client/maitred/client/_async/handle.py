@@ -1,4 +1,4 @@
-"""The handle of a session: the client's methods for one session, shorter and with a memory."""
+"""The session handle: the client's methods for one session, which remembers its state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every part of a session's handle rests on."""
+"""The base of every part of a session handle."""
 
 from __future__ import annotations
 

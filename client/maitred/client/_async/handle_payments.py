@@ -1,4 +1,4 @@
-"""The part of a session's handle that is about money."""
+"""The payment part of a session handle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Listings that turn their pages by themselves."""
+"""Listings that fetch further pages automatically."""
 
 from __future__ import annotations
 

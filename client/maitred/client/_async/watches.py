@@ -1,4 +1,4 @@
-"""Watches: streams that find their place again after a broken connection."""
+"""Watches: streams that resume after a broken connection."""
 
 from __future__ import annotations
 

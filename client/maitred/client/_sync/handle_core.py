@@ -1,5 +1,5 @@
 # generated: edit _async and run scripts/unasync.py
-"""What every part of a session's handle rests on."""
+"""The base of every part of a session handle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # generated: edit _async and run scripts/unasync.py
-"""The part of a session's handle that is about money."""
+"""The payment part of a session handle."""
 
 from __future__ import annotations
 

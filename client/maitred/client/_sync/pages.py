@@ -1,5 +1,5 @@
 # generated: edit _async and run scripts/unasync.py
-"""Listings that turn their pages by themselves."""
+"""Listings that fetch further pages automatically."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # generated: edit _async and run scripts/unasync.py
-"""Watches: streams that find their place again after a broken connection."""
+"""Watches: streams that resume after a broken connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the copies of the Backup rpc go, and whose turn it is to write one."""
+"""Where the Backup rpc writes its copies, one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the server listens, and whom that lets in."""
+"""Listening addresses, and who can connect to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The provider's side door: its messages over HTTP, and whether it accepts our key at all."""
+"""The provider's entrance: its webhooks over HTTP, and the check of our key at startup."""
 
 from __future__ import annotations
 

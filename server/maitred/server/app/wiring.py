@@ -1,4 +1,4 @@
-"""Which handlers serve which service: the one list of everything that is put together."""
+"""The composition root: which handlers serve which service, and what they are built from."""
 
 from __future__ import annotations
 

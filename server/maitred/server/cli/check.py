@@ -1,4 +1,4 @@
-"""maitred check: whether every log is whole and explains the state that is stored."""
+"""maitred check: verify that every log is intact and folds to the stored state."""
 
 from __future__ import annotations
 

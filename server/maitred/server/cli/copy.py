@@ -1,4 +1,4 @@
-"""maitred copy: everything from one store into another, with the proof that it arrived."""
+"""maitred copy: copy everything from one store to another, and verify the copy."""
 
 from __future__ import annotations
 

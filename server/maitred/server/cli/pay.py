@@ -1,4 +1,4 @@
-"""maitred pay: the guest, at the simulated provider."""
+"""maitred pay: act as the guest, at the simulated provider."""
 
 from __future__ import annotations
 

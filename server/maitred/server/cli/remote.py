@@ -1,4 +1,4 @@
-"""maitred sessions and maitred backup: questions to a running server."""
+"""maitred sessions and maitred backup: commands sent to a running server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""maitred repair-clock: what a clock that was ahead has written, put right."""
+"""maitred repair-clock: correct what was written while the clock was ahead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""maitred restore: a backup in place of a database, whole and as a history of its own."""
+"""maitred restore: replace a database with a backup, under a new epoch."""
 
 from __future__ import annotations
 

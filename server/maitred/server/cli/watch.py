@@ -1,4 +1,4 @@
-"""maitred watch: a session as it changes, for people."""
+"""maitred watch: follow a session as it changes, in readable form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an AGENT may do at most. STAFF is above these caps: `None` stands for it everywhere.
+"""Caps on what an AGENT may do. STAFF has none, which `None` stands for everywhere.
 
 Whatever gives an agent more to spend is held here: the opening balance, the resets that fill it up
 again, the lines of a tab, the tip, and for how long a session is kept. Sessions themselves are

@@ -1,4 +1,4 @@
-"""Card numbers in texts: where they stand, however they are written.
+"""Finds card numbers in text, however they are written.
 
 Any short run of other characters may part the digits, and every character that Unicode calls a
 digit is one. Looking must cost little whatever the text is, so it is done on all digits at once:

@@ -1,4 +1,4 @@
-"""What an event says of money, found by the name of its change."""
+"""The money part of an event, by the name of its change."""
 
 from __future__ import annotations
 

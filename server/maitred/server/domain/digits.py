@@ -1,4 +1,4 @@
-"""Digits of every script and shape, and what hides between them unseen."""
+"""Digits of every script and shape, and the invisible characters between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Issuers of cards: how their numbers begin and how long they are."""
+"""Card issuers: prefixes and lengths of their numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names: how they are compared, and which of them can be seen at all.
+"""Names: how they are compared, and which are visible at all.
 
 A name is looked up exactly as it is written first, and then folded, so that what a person types on
 a phone, or a model repeats, finds what stands on the menu. Lookup, search and uniqueness all use

@@ -1,4 +1,4 @@
-"""Personal fields apart from the rest, so that a person can be erased and the log stays whole.
+"""Separates personal fields from the rest, so that erasing a person leaves the log intact.
 
 The contract marks the fields with the option `personal`. What is taken out of an event is kept as
 an event of the same shape that holds nothing but those fields; list elements keep their places.

@@ -1,4 +1,4 @@
-"""Money of a payment by the way it came, so that each goes back by its own and never more of it."""
+"""Receipts: a payment's money by the way it came, so that it is refunded the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refunds that staff asks for: each way's money goes back by its own, and never more of it."""
+"""Refunds by staff: money goes back the way it came, and never more than came that way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Money that goes back: refunds and disputes, as they are booked and as providers tell of them."""
+"""Money that goes back: refunds and disputes, as recorded and as reported by providers."""
 
 from __future__ import annotations
 

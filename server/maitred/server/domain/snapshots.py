@@ -1,4 +1,4 @@
-"""What a payment provider says, in the domain's words; every provider is translated into these."""
+"""What a payment provider reports, in domain terms; every provider is translated into these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from people and models: what is dropped, what is masked and what is refused.
+"""Text from people and models: what is removed, masked or refused.
 
 Control and bidirectional characters can make a text read otherwise than it is stored, so they never
 get in. Card numbers are no business of a conversation: in messages they are masked, anywhere else

@@ -1,4 +1,4 @@
-"""What a session is described by: labels, attributes and the customer."""
+"""Descriptions of a session: labels, attributes and the customer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token buckets by name: so many acts in a second, and a burst of them at once."""
+"""Token buckets by name: a rate per second, and a burst."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copying between stores: everything from one store into another, and the proof that it arrived.
+"""Copies everything from one store to another, and verifies the copy.
 
 Aggregates are written in the order in which they were made, whole and byte for byte; rows and
 claims follow, each in its own order. A copy that was interrupted is run again: what is there is not

@@ -1,4 +1,4 @@
-"""What a clock that was wrong has written: found at start, and put right through events."""
+"""Finds what a wrong clock has written, and corrects it by events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages put together by hand, around bytes that are serialised already. Nowhere else are any.
+"""Messages assembled by hand around serialized bytes; only this module does so.
 
 A state or an event is serialised once, when it is decided; replies, pages and watches send these
 very bytes. Tags are those of the contract, which a test compares.

@@ -1,4 +1,4 @@
-"""How fast requests are let in, so that a burst of them leaves the loop to everybody else."""
+"""Paces incoming requests, so that a burst does not monopolize the event loop."""
 
 from __future__ import annotations
 

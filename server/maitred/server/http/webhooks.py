@@ -1,4 +1,4 @@
-"""Webhooks as they arrive: bounded, read as raw bytes, handed over, and answered by a receipt.
+"""The webhook endpoint: reads a bounded body as raw bytes, hands it over, and acknowledges it.
 
 Nothing here knows who sends them or what they mean. The signature is over the exact bytes, so they
 are never decoded here.

@@ -1,4 +1,4 @@
-"""The books of the simulated provider: a small SQLite file of its own, beside the server's data.
+"""The simulated provider's books: its record of payments, a small SQLite file of its own.
 
 They stand for what a real provider keeps at its own place. Any process may write them, so that a
 person can pay while the server runs, and killing the server changes nothing here.

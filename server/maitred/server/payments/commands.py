@@ -1,4 +1,4 @@
-"""What callers ask for: the intent is durable first, then the provider is asked with no lock held.
+"""Payment commands: the intent is durable before the provider is called, with no lock held.
 
 Whoever asks commits what is wanted and then waits for the payment's job, which finds out by itself
 what there is to do. A repeated or concurrent request joins that job.

@@ -1,4 +1,4 @@
-"""Payments from end to end: who is asked, when, and what becomes of the answers.
+"""Coordinates payments: which provider is called and when, and what becomes of its responses.
 
 The intent is durable before the provider is asked, no lock is held meanwhile, and what it says is
 recorded by the one reducer. A crash is healed by doing the same again, because every call carries a

@@ -1,4 +1,4 @@
-"""Who asks about open payments as a matter of routine: one server at a time, by a lease.
+"""Routine polling of open payments: one server at a time, by a lease.
 
 The lease saves questions and nothing else. Two servers that ask at once do no harm, because every
 answer goes through the one reducer, every commit is fenced by its version, and every call to a

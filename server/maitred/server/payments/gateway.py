@@ -1,4 +1,4 @@
-"""The one way to a provider: not too often, not for too long, guests first.
+"""The only path to a provider: rate-limited, with timeouts, waiting guests first.
 
 Every call goes through a `Gateway`, which also learns from it whether the provider is there.
 `Gateways` knows which one takes new payments, and which one an old payment is asked of.

@@ -1,4 +1,4 @@
-"""Whether the provider answers: asked at most twice a minute, failures remembered as well."""
+"""Provider health: checked at most twice a minute; failures are cached, too."""
 
 from __future__ import annotations
 

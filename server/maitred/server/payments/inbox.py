@@ -1,4 +1,4 @@
-"""Notices of providers, durable before they are acknowledged and worked off until each is done.
+"""Notices from providers: durable before they are acknowledged, and processed until done.
 
 A notice settles nothing. It is kept as a row, its payment is looked at once for all notices that
 came before the look, and the commit that records what was found marks them processed. What a

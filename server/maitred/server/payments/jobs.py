@@ -1,4 +1,4 @@
-"""At most one piece of work for each payment at a time; who wants the same waits for the same.
+"""At most one job per payment at a time; concurrent requests for a payment share it.
 
 The work belongs to nobody who waits: a call that is cancelled stops waiting and nothing else.
 """

@@ -1,4 +1,4 @@
-"""When to ask a provider again: soon at first, then less often, and once more after a link died.
+"""When to poll a provider: soon at first, then less often, and again after a link expires.
 
 What is due is decided by the injected clock; timers only wake the loop up. A hint of the provider's
 makes a payment due at once, so that polling is what is left when no hint comes.

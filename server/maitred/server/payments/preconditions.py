@@ -1,4 +1,4 @@
-"""Preconditions of a request that had to learn something before it could be decided.
+"""Preconditions of requests that need a provider's answer before they can be decided.
 
 They held when the request was first judged. What was found out since of the payment in its way is
 the request's own doing and must not refuse it; what anybody else has changed still does.

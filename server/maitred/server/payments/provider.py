@@ -1,4 +1,4 @@
-"""What a payment provider must be able to do, and how it says that it could not.
+"""The PaymentProvider protocol, and the errors a provider may raise.
 
 Every call is safe to repeat: `create` and `refund` under the same key and parameters have one
 effect, however often and by however many processes they are sent. A provider decides nothing about

@@ -1,4 +1,4 @@
-"""A payment provider that moves no money: to try maitred out with, and to test it to its limits.
+"""The simulated payment provider: moves no money; for trying maitred out, and for tests.
 
 It behaves as a careful provider does: keys make calls repeatable, links expire, a link that is
 being expired may just have been paid. Its faults are scripted, by an argument or by `script.json`

@@ -1,4 +1,4 @@
-"""What is done once a day: the provider's list of paid payments is held against ours.
+"""The daily reconciliation: compares the provider's list of paid payments with ours.
 
 Polls and notices find all of them sooner; this finds what a lost notice, a restored backup or a
 mistake of ours left out, money of payments that nobody here knows above all.

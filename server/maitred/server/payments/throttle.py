@@ -1,4 +1,4 @@
-"""How often a provider may be asked: never above its rate, guests who wait before everything else.
+"""Rate limit of calls to a provider, with priority for waiting guests.
 
 A token bucket (one for each operation, as providers count) with half of its rate kept for guests:
 what nobody waits for may use the other half at most, news before routine.

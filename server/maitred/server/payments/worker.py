@@ -1,4 +1,4 @@
-"""The work that one payment needs of its provider, found out from what is durable and nothing else.
+"""Works out from durable state alone what a payment needs from its provider, and does it.
 
 So it does not matter who starts it, how often, or what became of an earlier try: a crash between a
 call and its record is healed by doing the same again, under the same key.

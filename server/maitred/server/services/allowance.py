@@ -1,4 +1,4 @@
-"""How many sessions an AGENT may begin: each comes with a balance of its own."""
+"""How many sessions an AGENT may start: each comes with an opening balance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Menus at hand: looked up and searched without reading them anew for each call."""
+"""Cached menus: looked up and searched without a read for each call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SessionService: the life of sessions and their log. The streams are in `watches`."""
+"""SessionService: the life of sessions and their log. The streams are in `watching`."""
 
 from __future__ import annotations
 

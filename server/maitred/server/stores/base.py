@@ -1,4 +1,4 @@
-"""The Store protocol: what an engine keeps, and what it promises about it.
+"""The Store protocol: what a storage engine stores, and what it guarantees.
 
 A store knows nothing of gRPC, of protobuf or of the domain: bytes in, bytes out, plus the few typed
 columns that lists and timers need. Every promise written here has a test in

@@ -1,4 +1,4 @@
-"""Who waits for which aggregate to move, for engines that see every commit themselves."""
+"""Waiters for changes of aggregates, for engines that see every commit themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store cannot do, in its own words. Drivers' exceptions never go beyond `__cause__`."""
+"""Store errors. Drivers' exceptions are visible only as `__cause__`."""
 
 from __future__ import annotations
 

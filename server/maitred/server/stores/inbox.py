@@ -1,4 +1,4 @@
-"""The writer's queue: bounded, in order, and left in batches."""
+"""The writer's queue: bounded, in order, and drained in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store in the memory of one process: the same promises, but for outliving the process."""
+"""The memory store: every guarantee of the protocol except durability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes in and out of a store: plain values, bytes, and the typed columns of lists."""
+"""Values passed to and from a store: plain values, bytes, and typed columns for lists."""
 
 from __future__ import annotations
 

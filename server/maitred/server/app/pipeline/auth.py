@@ -1,4 +1,4 @@
-"""Who calls: bearer tokens from a file, which holds their digests and never the tokens themselves.
+"""Authentication: bearer tokens from a file that contains digests, never the tokens themselves.
 
 A line of the file is one token as JSON: name, role, digest, and where they apply session_id and
 expires_at. Names are unique: they tell callers apart, and a request id is answered within one name.

@@ -1,4 +1,4 @@
-"""How much a caller may ask for: by name where there is a token, by address where there is none."""
+"""Quotas: by token name for authenticated callers, by address for everybody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a refusal travels: the status and details of every reason, bounded in size.
+"""How errors are sent: the status and details of every reason, bounded in size.
 
 What is not a `MaitredError` goes to the log and nowhere else. A transport only has to put a
 `WireError` into its own frames: gRPC into trailers, Connect into JSON.

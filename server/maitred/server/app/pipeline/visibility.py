@@ -1,4 +1,4 @@
-"""What a role may see: fields that the contract keeps from it are cleared before anything is sent.
+"""Visibility: fields that the caller's role may not see are cleared before a reply is sent.
 
 A field marked `visible_from` is cleared for every role below; a field marked `personal` for VIEWER.
 The walk is compiled once for each message type and role.

@@ -1,4 +1,4 @@
-"""What a Stripe account is reached with."""
+"""Configuration of a Stripe account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the SDK raises, in the words of `payments.provider`.
+"""Translates the SDK's exceptions into the errors of the provider protocol.
 
 Messages hold codes and the id under which Stripe keeps the request. Stripe's own sentences stay
 out: they may repeat a key or what a guest typed.

@@ -1,4 +1,4 @@
-"""Stripe's messages, snapshot and thin: whose they are, and what they are about.
+"""Stripe's webhooks, snapshot and thin: which account and payment they are about.
 
 Only what says where to look is read. What happened is asked of Stripe, so that neither the order
 of messages nor the version in which one was written matters.

@@ -1,4 +1,4 @@
-"""What Stripe is asked for: the bounds of a payment, and the parameters of its checkout."""
+"""Parameters of a Stripe checkout, and Stripe's limits on a payment."""
 
 from __future__ import annotations
 

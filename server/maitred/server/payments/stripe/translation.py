@@ -1,4 +1,4 @@
-"""Stripe's objects, as plain dictionaries, in the words of the domain.
+"""Translates Stripe's objects, as plain dictionaries, into domain terms.
 
 Nothing is taken for granted: fields may be absent, null, not expanded, or of a kind that is newer
 than this code.

@@ -1,4 +1,4 @@
-"""The one loop that sends a stream: its token at once, a heartbeat whenever it was silent.
+"""The loop that sends every stream: a token first, and a heartbeat whenever it was idle.
 
 It knows no transport and nothing of what is sent; a stream is a cursor that says what comes next.
 """

@@ -1,4 +1,4 @@
-"""The feed: why it misses nothing, and its cursor.
+"""The feed: why it has no gaps, and its cursor.
 
 Positions are given in lanes. A transaction that adds events first locks the row of its lane, takes
 from it positions above all that were given there, and holds the lock until it has committed. So in

@@ -1,4 +1,4 @@
-"""What happens to a database when a server opens it: checked, migrated, given its epoch.
+"""Opening a database: checks, migrations, and the epoch.
 
 Any number of servers may open it at once. Each migration runs under a lock on the row of `meta`
 that counts them, so that one server runs it and the others find it done. Its statements can be

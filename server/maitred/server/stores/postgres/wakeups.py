@@ -1,4 +1,4 @@
-"""How a server learns of other servers' commits: by looking, and by hints to look now.
+"""How a server learns of other servers' commits: by polling, and by notifications to poll now.
 
 Correctness is the looking: the newest position of each lane is a few rows, read several times a
 second while anybody listens, and where one has moved, the names of what moved. So its cost grows

@@ -1,4 +1,4 @@
-"""The one task that commits: it gathers what has queued into batches and answers each at once."""
+"""The one task that commits: it gathers queued commits into batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Redis must be before anything is acknowledged on it."""
+"""The Redis settings that are required before anything is acknowledged."""
 
 from __future__ import annotations
 

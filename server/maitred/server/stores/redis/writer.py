@@ -1,4 +1,4 @@
-"""The one task that commits: what has queued goes out at once, and is answered at once."""
+"""The one task that commits: it sends everything queued in one batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a write-ahead log belongs to the database that it lies beside.
+"""Whether a write-ahead log belongs to the database next to it.
 
 SQLite does not ask: whatever lies there as `-wal` is replayed into the file, also where the file
 was meanwhile replaced by a backup; that undoes the backup, or breaks it. So each start of a server,

@@ -1,4 +1,4 @@
-"""A backup put in place of a database: never half, and never with the log of what was there."""
+"""Replaces a database with a backup, atomically and without the old write-ahead log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a database when it is opened: recognised, migrated, given its epoch."""
+"""Opening a database: format check, migrations, and the epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one task that writes: it gathers commits into batches and answers each batch at once."""
+"""The one task that writes: it gathers queued commits into batches."""
 
 from __future__ import annotations
 
