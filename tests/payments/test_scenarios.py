@@ -505,7 +505,7 @@ async def test_22_another_amount_waits_for_a_person(bar: Bar) -> None:
 
 
 async def test_23_money_for_a_payment_that_nobody_knows_is_reported(bar: Bar) -> None:
-    """It changes no session; the log cries out."""
+    """It changes no session; it is logged as an error."""
     stranger = new_payment(bar.provider)
     stranger.expires_at.FromNanoseconds(bar.clock.now_ns() + 10**12)
     made = await bar.provider.create(bar.provider.parameters(stranger), "strange")

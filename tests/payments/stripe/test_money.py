@@ -245,7 +245,7 @@ async def test_s22_another_currency_settles_nothing(bar: StripeBar, fake: FakeSt
 async def test_s23_money_for_a_payment_that_nobody_knows_is_kept_and_reported(
     bar: StripeBar, fake: FakeStripe
 ) -> None:
-    """It changes no session; the log cries out, and the message stays in the inbox."""
+    """It changes no session; it is logged as an error, and the message stays in the inbox."""
     stranger = new_payment(bar.stripe)
     stranger.expires_at.FromNanoseconds(bar.clock.now_ns() + 3600 * 10**9)
     made = await bar.stripe.create(bar.stripe.parameters(stranger), "strange")

@@ -104,7 +104,7 @@ def conceal(claim: Claim, secret: bytes, inbound_expires_ns: int) -> Claim:
 
 
 async def conceal_all(store: Store, secret: bytes, inbound_expires_ns: int) -> int:
-    """Bring claims that an earlier version kept in clear text up to date; answers how many.
+    """Bring claims that an earlier version kept in clear text up to date; returns how many.
 
     In pieces: what is interrupted goes on with the next start, as it does where the disk is full.
     Raises: StoreError.

@@ -215,7 +215,7 @@ class Books:
             return found is not None
 
     def count(self, name: str, now_ns: int) -> int:
-        """Count a call; answers how many came before it, also from other processes."""
+        """Count a call; returns how many came before it, also from other processes."""
         with self._transaction(now_ns) as db:
             row = db.execute(
                 "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE"

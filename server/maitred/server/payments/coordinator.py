@@ -246,7 +246,7 @@ class PaymentCoordinator:
         return await self.inbox.receive(provider, notice)
 
     async def poll_due(self) -> int:
-        """Ask the provider about payments that are due; answers how many."""
+        """Ask the provider about payments that are due; returns how many."""
         return await self._poller.poll_due()
 
     async def _take_up(self) -> None:

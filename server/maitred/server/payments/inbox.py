@@ -161,7 +161,7 @@ class Inbox:
             self._queue(row)
 
     async def purge(self) -> int:
-        """Delete what was finished long ago; answers how much. Raises: StoreError."""
+        """Delete what was finished long ago; returns how much. Raises: StoreError."""
         before_ns = self._engine.clock.now_ns() - KEPT_S * NS
         where = RowFilter(statuses=(PROCESSED, UNMATCHED), created_before_ns=before_ns)
         rows = [row async for row in self._stored(where)]

@@ -135,7 +135,7 @@ class Poller:
         return None if entry is None else entry.due_ns
 
     async def poll_due(self) -> int:
-        """Ask about what is due now, not too much at a time; answers how much it was."""
+        """Ask about what is due now, not too much at a time; returns how much it was."""
         tasks = self._launch_due()
         if tasks:
             await asyncio.wait(tasks)

@@ -212,7 +212,7 @@ class SimulatedProvider:
         self._watch = asyncio.create_task(self._deliver_for_ever(), name="simulated-notices")
 
     async def deliver(self, notify: Notify | None = None) -> int:
-        """Hand out the notices that nobody got yet; answers how many. At least once, as all are.
+        """Hand out the notices that nobody got yet; returns how many. At least once, as all are.
 
         Raises: as `notify`; what was not taken in is handed out again.
         """

@@ -71,7 +71,7 @@ class Sweep:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def run(self) -> int:
-        """Compare both lists and clear the inbox; answers how many payments had to be mended.
+        """Compare both lists and clear the inbox; returns how many payments had to be mended.
 
         What cannot be compared is told and passed over, and a provider that does not answer keeps
         nobody from the others. Raises: ProviderError, StoreError; all else is done by then.

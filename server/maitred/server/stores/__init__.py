@@ -51,7 +51,7 @@ def create_store(url: str, **options: Any) -> Store:
 
 
 def remove_unfinished(folder: Path) -> int:
-    """Delete the backups in a folder that were cut short; answers how many. Raises: OSError."""
+    """Delete the backups in a folder that were cut short; returns how many. Raises: OSError."""
     from maitred.server.stores.sqlite.backup import remove_unfinished  # only the engine chosen
 
     return remove_unfinished(folder)

@@ -168,7 +168,7 @@ class Store(Protocol):
         """
 
     async def redact(self, ref: Ref, versions: Sequence[int]) -> int:
-        """Set `personal` of those events to None, in every copy; answers how many had any."""
+        """Set `personal` of those events to None, in every copy; returns how many had any."""
 
     def scan(self, after: Ref | None = None) -> AsyncIterator[Record]:
         """Iterate over all aggregates, tombstones included, in the order of their refs."""

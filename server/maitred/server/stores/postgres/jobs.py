@@ -141,7 +141,7 @@ async def interrupted(connection: Connection) -> list[tuple[Ref, int, Keep]]:
 
 
 async def redact(connection: Connection, ref: Ref, versions: Sequence[int]) -> int:
-    """Erase the personal parts of events; answers how many had any."""
+    """Erase the personal parts of events; returns how many had any."""
     parameters = {"kind": ref.kind, "id": ref.id, "versions": Bigints(versions)}
     return await _changed(connection, "redact", parameters)
 

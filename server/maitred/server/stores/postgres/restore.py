@@ -45,7 +45,7 @@ def transactions(records: Sequence[Record]) -> Iterator[list[Record]]:
 
 
 async def restore(connection: Connection, lane: int, records: Sequence[Record]) -> int:
-    """Write in one transaction what is not there yet; answers how many aggregates that were."""
+    """Write in one transaction what is not there yet; returns how many aggregates that were."""
     first: dict[Ref, Record] = {}
     for record in records:
         first.setdefault(record.loaded.ref, record)

@@ -68,7 +68,7 @@ def unfinished_name() -> str:
 
 
 def remove_unfinished(folder: Path) -> int:
-    """Delete the unfinished copies in a folder whose writers are gone; answers how many."""
+    """Delete the unfinished copies in a folder whose writers are gone; returns how many."""
     gone = 0
     for path in folder.iterdir() if folder.is_dir() else ():
         if _UNFINISHED.fullmatch(path.name) and path.is_file() and not path.is_symlink():

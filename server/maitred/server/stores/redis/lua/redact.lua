@@ -1,4 +1,4 @@
--- Erase the personal parts of some events; answers how many had any.
+-- Erase the personal parts of some events; returns how many had any.
 
 local key = personal_key(take())
 return call('HDEL', key, unpack(ARGV, at + 1))
