@@ -22,7 +22,7 @@ from maitred.client import (
     SessionHandle,
 )
 from maitred.server.app.grpc_door import Bodies
-from maitred.server.app.health import Health
+from maitred.server.app.health import HealthService
 
 PATIENT = Retries(attempts=200, first_wait=0.02, longest_wait=0.05)
 
@@ -73,7 +73,7 @@ async def test_an_absent_server_is_gone_around(house: House) -> None:
 
 async def test_a_server_that_is_not_serving_is_not_asked(house: House) -> None:
     """A server whose health says NOT_SERVING gets no calls, though it would answer them."""
-    health = Health((), Bodies(1.0))
+    health = HealthService((), Bodies(1.0))
     waiting = grpc.aio.server()
     waiting.add_generic_rpc_handlers((health.handler,))
     port = waiting.add_insecure_port("127.0.0.1:0")

@@ -22,7 +22,8 @@ from maitred.v1 import admin_pb2
 
 ProviderHealth = Callable[[], Awaitable[Health]]
 
-_SWEEP = 1000
+_MOST_LOOKED_AFTER = 1000
+"""How many sessions SweepExpired looks after where its request says nothing."""
 
 
 def version() -> str:
@@ -75,7 +76,7 @@ class AdminService:
         """Look after sessions whose time has come, at once."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        swept = await self._sweeper.sweep(request.limit or _SWEEP)
+        swept = await self._sweeper.sweep(request.limit or _MOST_LOOKED_AFTER)
         response = admin_pb2.SweepExpiredResponse(
             expired=swept.expired, abandoned=swept.abandoned, deleted=swept.deleted
         )

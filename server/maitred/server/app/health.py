@@ -27,7 +27,7 @@ SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 
-class Health:
+class HealthService:
     """One status for the whole server and each of its services."""
 
     def __init__(self, services: Iterable[str], bodies: Bodies) -> None:

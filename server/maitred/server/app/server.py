@@ -79,7 +79,7 @@ class Server:
         self.pipeline: Pipeline | None = None
         """What every transport serves, once started."""
         self._authenticator: Authenticator | None = None
-        self._health: health.Health | None = None
+        self._health: health.HealthService | None = None
         self._grpc: grpc.aio.Server | None = None
         self._metrics: HttpListener | None = None
         self._webhooks: HttpListener | None = None
@@ -140,7 +140,7 @@ class Server:
             quotas=Quotas(settings.caller_calls_per_s, settings.caller_streams),
         )
         bodies = Bodies(settings.body_timeout_s)
-        self._health = health.Health(pipeline.service_names, bodies)
+        self._health = health.HealthService(pipeline.service_names, bodies)
         server = self._grpc = grpc.aio.server(options=channel_options(settings))
         server.add_generic_rpc_handlers(
             (*GrpcAdapter(pipeline, bodies).handlers, self._health.handler)
