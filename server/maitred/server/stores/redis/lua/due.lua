@@ -1,7 +1,7 @@
 -- Take aggregates whose alarm has gone off. An alarm may be earlier than the wake time of its head:
 -- then it is set to that, and the aggregate is not handed out. One that is handed out has its alarm
 -- set to the end of the lease; a commit that moves the wake time to before that sets it back.
--- Answers how many alarms were looked at, then wake time, position and <ref> of each one taken.
+-- Returns how many alarms were looked at, then wake time, position and <ref> of each one taken.
 
 local now, lease_end, limit = take(), take(), take_number()
 local rung = call('ZRANGEBYLEX', P .. 'wake', '-', '[' .. now .. '\255', 'LIMIT', 0, limit)
