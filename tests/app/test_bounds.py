@@ -95,6 +95,21 @@ def test_everything_in_a_request_has_a_bound() -> None:
     assert [field.full_name for field in fields if not _is_bounded(field)] == []
 
 
+def test_what_is_bounded_in_bytes_stands_in_the_request_itself() -> None:
+    """Sizes are asked of the fields of a request; deeper down nobody would ask for them."""
+    requests = {rpc.input_type.full_name for rpc in RPCS}
+    seen: set[str] = set()
+    sized = [
+        field
+        for rpc in RPCS
+        for field in _fields(rpc.input_type, seen)
+        if field.GetOptions().Extensions[common_pb2.field].max_bytes
+    ]
+
+    assert sized
+    assert [f.full_name for f in sized if f.containing_type.full_name not in requests] == []
+
+
 def _most_bytes(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> int:
     match field.type:
         case FieldDescriptor.TYPE_STRING:
