@@ -150,7 +150,9 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """DeleteSession erases a session without open money; its id never comes back.
+        """DeleteSession erases a session without open money; its id never comes back. The id itself, the
+        reason and what was paid stay: a session that is to leave no phone number behind is not named
+        by one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,10 @@ class SessionServiceStub:
     CloseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CloseSessionRequest, _session_pb2.CloseSessionResponse]
     """CloseSession ends a session. An open tab needs STAFF and a reason; an open payment refuses it."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]
-    """DeleteSession erases a session without open money; its id never comes back."""
+    """DeleteSession erases a session without open money; its id never comes back. The id itself, the
+    reason and what was paid stay: a session that is to leave no phone number behind is not named
+    by one.
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_session_pb2.ListEventsRequest, _session_pb2.ListEventsResponse]
     """ListEvents reads the log of a session in order."""
     WatchSession: _aio.UnaryStreamMultiCallable[_session_pb2.WatchSessionRequest, _session_pb2.WatchSessionResponse]
@@ -118,7 +121,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.DeleteSessionRequest,
         context: _aio.ServicerContext[_session_pb2.DeleteSessionRequest, _abc.Awaitable[_session_pb2.DeleteSessionResponse]],
     ) -> _abc.Awaitable[_session_pb2.DeleteSessionResponse]:
-        """DeleteSession erases a session without open money; its id never comes back."""
+        """DeleteSession erases a session without open money; its id never comes back. The id itself, the
+        reason and what was paid stay: a session that is to leave no phone number behind is not named
+        by one.
+        """
 
     @_abc_1.abstractmethod
     def ListEvents(
