@@ -307,9 +307,11 @@ def test_a_mistyped_path_is_an_error_and_makes_nothing(
         ["check", str(tmp_path / "none" / "typo.db")],
         ["copy", str(tmp_path / "typo.db"), str(tmp_path / "target.db")],
         ["restore", str(tmp_path / "typo.db"), str(tmp_path / "target.db")],
+        ["repair-clock", str(tmp_path / "typo.db")],
     ):
         assert main(arguments) == 1
         said = capsys.readouterr()
+        assert "; nothing was " in said.err
         assert (said.out, said.err.count("\n")) == ("", 1)
     (tmp_path / "empty.db").touch()
     assert main(["check", str(tmp_path / "empty.db")]) == 1

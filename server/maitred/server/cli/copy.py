@@ -47,7 +47,10 @@ def copy(arguments: argparse.Namespace) -> int:
 
 async def _copy(source: Settings, target: Settings) -> Copied:
     taken, given = open_store(source, read_only=True), open_store(target)
-    source_info = await taken.open()
+    try:
+        source_info = await taken.open()
+    except StoreError as error:
+        raise CommandError(f"{error}; nothing was copied") from error
     try:
         target_info = await given.open()
         try:

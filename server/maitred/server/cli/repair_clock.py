@@ -33,7 +33,10 @@ def repair_clock(arguments: argparse.Namespace) -> int:
 async def _repair(settings: Settings) -> timekeeping.Repaired:
     # Looked at first: a mistyped path is not to become an empty database.
     probe = open_store(settings, read_only=True)
-    await probe.open()
+    try:
+        await probe.open()
+    except StoreError as error:
+        raise CommandError(f"{error}; nothing was changed") from error
     await probe.close()
     engine = Engine(open_store(settings), settings)
     await engine.start()
