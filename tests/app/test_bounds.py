@@ -107,7 +107,8 @@ def test_what_is_bounded_in_bytes_stands_in_the_request_itself() -> None:
     ]
 
     assert sized
-    assert [f.full_name for f in sized if f.containing_type.full_name not in requests] == []
+    nested = [f for f in sized if f.containing_type and f.containing_type.full_name not in requests]
+    assert [field.full_name for field in nested] == []
 
 
 def _most_bytes(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> int:
