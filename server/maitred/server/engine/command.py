@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import Message
@@ -16,16 +17,21 @@ from maitred.v1.state_pb2 import Menu, Session
 
 @dataclass(slots=True)
 class Command:
-    """One decision about one aggregate.
+    """One decision about one aggregate, or about several together.
 
     `decide(state, now_ns)` is pure: it returns an `Event` with only its `change` set, or None where
     nothing changes, or raises a MaitredError. The engine adds version, time, actor and expiry. It
     may be called several times, each time on a newer state. `state` is None for what does not
     exist; it is never to be changed in place.
+
+    With `others`, `decide(states, now_ns)` takes the states of all by their refs, and returns the
+    events by ref, or None. One commit makes them durable, all or nothing. What the decision leaves
+    as it is has the request recorded in its log, so that no other commit comes in between. The
+    request id belongs to `ref`.
     """
 
     ref: Ref
-    decide: Callable[[Any, int], Event | None]
+    decide: Callable[[Any, int], Any]
     request: Message | None = None
     """Carries request_id and preconditions; None for what the server does by itself."""
     prepare: Callable[[Any], Awaitable[None]] | None = None
@@ -43,6 +49,13 @@ class Command:
     """Names the payment that was found as wished, for the record of a request without effect."""
     create: bool = False
     """Creates the aggregate; one that exists is offered to `decide` as any other state."""
+    others: tuple[Ref, ...] = ()
+    """Further aggregates that the decision is about."""
+
+    @property
+    def refs(self) -> list[Ref]:
+        """All that it is about, in the order in which they are locked."""
+        return sorted({self.ref, *self.others})
 
 
 class ClaimRefused(Exception):
@@ -64,6 +77,16 @@ _WHOLE_STATE: Final = {
 """Changes that carry a whole session or menu, by the field that does."""
 
 
+class Beside(NamedTuple):
+    """Another aggregate of a command, as it is now."""
+
+    version: int
+    body: bytes
+
+
+_NONE: Final[Mapping[Ref, Beside]] = MappingProxyType({})
+
+
 class Result(NamedTuple):
     """What a command led to: the state as it is now and the event that its request produced."""
 
@@ -75,6 +98,9 @@ class Result(NamedTuple):
     replayed: bool
     message: Event | None = None
     """The event itself, where it was made just now; never to be changed."""
+    event_type: type[Any] = Event
+    others: Mapping[Ref, Beside] = _NONE
+    """The further aggregates of the command, as they are now; without those that are gone."""
 
     def reply(self, extras: Message | None = None, *, first: int = 1) -> bytes:
         """Serialise the response that every mutation has, plus the fields set in `extras`.
@@ -106,7 +132,7 @@ class Result(NamedTuple):
         """The event as a message; None where nothing changed."""
         if self.message is not None:
             return self.message
-        return Event.FromString(self.event) if self.event else None
+        return self.event_type.FromString(self.event) if self.event else None
 
 
 def _set(target: Message, field: str, value: Any) -> None:

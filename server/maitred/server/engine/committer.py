@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from maitred.server.engine.cache import HeadCache, Latest
-from maitred.server.engine.command import Result
+from maitred.server.engine.command import Beside, Result
 from maitred.server.engine.hub import Hub
 from maitred.server.engine.locks import Locks
 from maitred.server.engine.reads import Barrier
@@ -49,6 +49,8 @@ class Decided(NamedTuple):
     change: str
     event: Event
     event_bytes: bytes
+    others: tuple[Decided, ...] = ()
+    """What the same commit holds of further aggregates."""
 
 
 class Committer:
@@ -92,22 +94,13 @@ class Committer:
             if isinstance(outcome, Committed):
                 self.publish(decided)
                 self._barrier.end(number)
-                self.release(decided.ref)
+                self._release(decided)
                 if not answer.done():
-                    after = decided.after
-                    answer.set_result(
-                        Result(
-                            after.version,
-                            after.body,
-                            decided.event_bytes,
-                            replayed=False,
-                            message=decided.event,
-                        )
-                    )
+                    answer.set_result(_result(decided))
                 return
             if isinstance(outcome, OutcomeUnknown):
                 # It may be durable and read: memory must not go on to answer what was before.
-                self._cache.drop(decided.ref)
+                self._drop(decided)
             self._barrier.end(number)
             if isinstance(outcome, OutcomeUnknown) and not unknown:
                 unknown = True
@@ -121,8 +114,8 @@ class Committer:
                 return
             if _is_open(outcome, unknown=unknown):
                 outcome = OutcomeUnknown("the server stopped before it was known")
-            self._cache.drop(decided.ref)
-            self.release(decided.ref)
+            self._drop(decided)
+            self._release(decided)
             _give_answer(answer, outcome)
 
         self.in_flight += 1
@@ -130,7 +123,7 @@ class Committer:
         return answer
 
     def hold(self) -> None:
-        """Count work that holds a lock outside `submit`; `release` ends it."""
+        """Count work that holds a lock outside `submit`, until it ends."""
         self.in_flight += 1
 
     async def forget(self, decided: Decided) -> Result | Outcome:
@@ -161,16 +154,22 @@ class Committer:
             if not isinstance(outcome, Committed):
                 return outcome
             self.publish(decided)
-            after = decided.after
-            return Result(after.version, after.body, decided.event_bytes, replayed=False)
+            return _result(decided)._replace(message=None)
         finally:
             self._cache.drop(decided.ref)
-            self.release(decided.ref)
+            self._release(decided)
 
     def publish(self, decided: Decided) -> None:
-        """Show a durable event to whoever reads or watches."""
-        self.published += 1
+        """Show what became durable to whoever reads or watches, in one step."""
         self._cache.put(decided.ref, decided.after)
+        for other in decided.others:
+            self._cache.put(other.ref, other.after)
+        self._show(decided)
+        for other in decided.others:
+            self._show(other)
+
+    def _show(self, decided: Decided) -> None:
+        self.published += 1
         self._hub.publish(
             decided.ref,
             decided.after.version,
@@ -185,9 +184,17 @@ class Committer:
             except Exception:  # logged; the event is durable and the lock must go
                 log.exception("listener_failed", ref=decided.ref.id, change=decided.change)
 
-    def release(self, ref: Ref) -> None:
-        """Give the lock back; the commit is known."""
-        self._locks.release(ref)
+    def _drop(self, decided: Decided) -> None:
+        """Forget what memory has of the aggregates of a commit."""
+        self._cache.drop(decided.ref)
+        for other in decided.others:
+            self._cache.drop(other.ref)
+
+    def _release(self, decided: Decided) -> None:
+        """Give the locks back; the commit is known."""
+        self._locks.release(decided.ref)
+        for other in decided.others:
+            self._locks.release(other.ref)
         self.in_flight -= 1
         if self.in_flight == 0 and self._drained is not None:
             self._drained.set()
@@ -205,6 +212,17 @@ class Committer:
         except TimeoutError:
             log.warning("commits_left_unknown", commits=self.in_flight)
         self._closed = True
+
+
+def _result(decided: Decided) -> Result:
+    after = decided.after
+    result = Result(
+        after.version, after.body, decided.event_bytes, replayed=False, message=decided.event
+    )
+    if not decided.others:
+        return result
+    others = {each.ref: Beside(each.after.version, each.after.body) for each in decided.others}
+    return result._replace(others=others)
 
 
 def _is_open(outcome: Outcome | StoreError, *, unknown: bool) -> bool:

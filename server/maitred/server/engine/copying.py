@@ -72,6 +72,8 @@ class Copy:
         self._source = source
         self._target = target
         self._kinds = kinds
+        tables = {table for kind in kinds.values() for table in kind.tables}
+        self._tables = sorted(tables | set(Table))
         self._tell = tell
         self._secrets = secrets
         self._inbound_expires_ns = inbound_expires_ns
@@ -83,7 +85,7 @@ class Copy:
         await self._adopt()
         refs = await self._refs_by_age()
         await self._copy_aggregates(refs)
-        rows = sum([await self._copy_rows(table) for table in Table])
+        rows = sum([await self._copy_rows(table) for table in self._tables])
         claims = await self._copy_claims()
         await self._compare(refs)
         return Copied(len(refs), self._events, rows, claims, tuple(self._problems))
@@ -140,12 +142,12 @@ class Copy:
         events = [event async for event in _log(self._source, loaded)]
         return Record(loaded, tuple(events), (), more=False)
 
-    async def _copy_rows(self, table: Table) -> int:
+    async def _copy_rows(self, table: int) -> int:
         count = 0
         async for page in _row_pages(self._source, table):
             await self._write(Commit((), rows=tuple(page)))
             count += len(page)
-            self._tell(f"copying {table.name.lower()}", count, 0)
+            self._tell(f"copying rows of table {table}", count, 0)
         return count
 
     async def _copy_claims(self) -> int:
@@ -173,9 +175,9 @@ class Copy:
             ours, theirs = await self._target.count(number), await self._source.count(number)
             if ours != theirs:
                 self._found(f"the target has {ours} of kind {self._name(number)}, not {theirs}")
-        for table in Table:
+        for table in self._tables:
             await self._same(
-                f"rows of {table.name.lower()}",
+                f"rows of table {table}",
                 _rows(self._source, table),
                 _rows(self._target, table),
             )
@@ -253,7 +255,7 @@ async def _log(store: Store, head: Loaded) -> AsyncIterator[StoredEvent]:
         after = page[-1].version
 
 
-async def _row_pages(store: Store, table: Table) -> AsyncIterator[Sequence[Row]]:
+async def _row_pages(store: Store, table: int) -> AsyncIterator[Sequence[Row]]:
     after: int | None = None
     while page := await store.list_rows(table, RowFilter(), after, PAGE, newest_first=False):
         yield page
@@ -267,7 +269,7 @@ async def _claim_pages(store: Store) -> AsyncIterator[Sequence[Claim]]:
         after = page[-1][:2]
 
 
-async def _rows(store: Store, table: Table) -> AsyncIterator[object]:
+async def _rows(store: Store, table: int) -> AsyncIterator[object]:
     """Iterate over rows; their places are a store's own, their order is not."""
     async for page in _row_pages(store, table):
         for row in page:

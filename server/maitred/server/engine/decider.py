@@ -6,6 +6,9 @@ two the head in memory may have become another one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from maitred.server.domain.evolve import EVENT_SCHEMA
 from maitred.server.engine import eventlog, identity, limits
 from maitred.server.engine.cache import HeadCache, Latest
@@ -59,19 +62,16 @@ class Decider:
 
         Raises: MaitredError of the decision or of a precondition; Again; Overdue.
         """
+        if command.others:
+            return await self._decide_together(command, call, who)
         ref = command.ref
         head = self._cache.get(ref)
         remembered = head is not None
         if head is None:
-            loaded = await self._store.load(ref, who.request_id)
-            if loaded is not None:
-                recorded = loaded.request_event
-                if recorded is not None:
-                    identity.require_same(recorded.fingerprint, who)
-                    event_bytes = eventlog.decode_bytes(recorded, self._kinds[ref.kind].event)
-                    return Result(loaded.version, loaded.body, event_bytes, replayed=True)
-                head = self._reader.head_of(ref, loaded)
-                self._cache.put(ref, head)
+            found = await self._load(ref, who)
+            if isinstance(found, Result):
+                return found
+            head = found
         # What a command prepares is read after its state, and may be newer.
         stale = remembered or command.prepare is not None
         try:
@@ -79,43 +79,151 @@ class Decider:
             if event is not None:
                 return self.build(ref, head, event, call, who, command)
         except (MaitredError, Overdue):
-            answer = await self._answered_before(ref, head, who, stale=stale)
+            answer = await self._answered_before({ref: head}, ref, who, stale=stale)
             if answer is not None:
                 return answer
             raise
         if head is None:
             raise self._kinds[ref.kind].no_such(ref.id)
         if who.request_id is None:
-            await self._answered_before(ref, head, who, stale=stale)
+            await self._answered_before({ref: head}, ref, who, stale=stale)
             return Result(head.version, head.body, b"", replayed=False)
         # Remembered as any other effect is: the commit finds out whether it was already.
-        found = command.about(head.state) if command.about is not None else ""
-        event = self._kinds[ref.kind].event(
-            request_recorded=RequestRecorded(method=call.method, payment_id=found)
-        )
+        found_as_wished = command.about(head.state) if command.about is not None else ""
+        event = self._recorded(ref, call, found_as_wished)
         return self.build(ref, head, event, call, who, command)
 
-    async def _decision(self, command: Command, head: Latest | None) -> Event | None:
-        kind = self._kinds[command.ref.kind]
-        if head is None and not command.create:
-            raise kind.no_such(command.ref.id)
-        if command.request is not None:
-            identity.check_preconditions(command.request, kind, head)
+    async def _load(self, ref: Ref, who: Identity) -> Latest | Result | None:
+        """Read a head that is not remembered, or what the request led to before."""
+        loaded = await self._store.load(ref, who.request_id)
+        if loaded is None:
+            return None
+        recorded = loaded.request_event
+        if recorded is not None:
+            identity.require_same(recorded.fingerprint, who)
+            event_bytes = eventlog.decode_bytes(recorded, self._kinds[ref.kind].event)
+            return Result(
+                loaded.version,
+                loaded.body,
+                event_bytes,
+                replayed=True,
+                event_type=self._kinds[ref.kind].event,
+            )
+        head = self._reader.head_of(ref, loaded)
+        self._cache.put(ref, head)
+        return head
+
+    def _recorded(self, ref: Ref, call: Call, payment_id: str = "") -> Any:
+        """Make the event of a request that changes nothing of an aggregate."""
+        recorded = RequestRecorded(method=call.method, payment_id=payment_id)
+        return self._kinds[ref.kind].event(request_recorded=recorded)
+
+    async def _decide_together(
+        self, command: Command, call: Call, who: Identity
+    ) -> Result | Decided:
+        """Decide about several aggregates; their locks are held.
+
+        The states may be of different moments where others write too. A commit of all of them, or
+        a look at all their versions at once, shows that they were of one.
+        """
+        heads: dict[Ref, Latest | None] = {}
+        try:
+            # The one that holds the request id first: its answer comes before all refusals.
+            for ref in (command.ref, *command.others):
+                head = self._cache.get(ref)
+                if head is None:
+                    mine = who if ref == command.ref else identity.NOBODY
+                    found = await self._load(ref, mine)
+                    if isinstance(found, Result):
+                        return found
+                    head = found
+                heads[ref] = head
+            now_ns = self._clock.now_ns()
+            states = {ref: self._judge(command, ref, head, now_ns) for ref, head in heads.items()}
+            if command.prepare is not None:
+                await command.prepare(states)
+            events = command.decide(states, now_ns)
+        except (MaitredError, Overdue):
+            answer = await self._answered_before(heads, command.ref, who, stale=True)
+            if answer is not None:
+                return answer
+            raise
+        head = heads[command.ref]
+        if events:
+            return self._build_together(heads, events, call, who, command)
+        answer = await self._answered_before(heads, command.ref, who, stale=True)
+        if answer is not None:
+            return answer
+        if head is None:
+            raise self._kinds[command.ref.kind].no_such(command.ref.id)
+        if who.request_id is None:
+            return Result(head.version, head.body, b"", replayed=False)
+        return self.build(command.ref, head, self._recorded(command.ref, call), call, who, command)
+
+    def _build_together(
+        self,
+        heads: Mapping[Ref, Latest | None],
+        events: Mapping[Ref, Any],
+        call: Call,
+        who: Identity,
+        command: Command,
+    ) -> Decided:
+        """Put the events of all aggregates into one commit."""
+        nobody = Identity(None, who.fingerprint)
+        parts: dict[Ref, Decided] = {}
+        for ref, head in heads.items():
+            event = events.get(ref)
+            if event is None and head is None:
+                continue
+            first = ref == command.ref
+            parts[ref] = self.build(
+                ref,
+                head,
+                self._recorded(ref, call) if event is None else event,
+                call,
+                who if first else nobody,
+                command if first else None,
+            )
+        if command.ref not in parts:
+            raise self._kinds[command.ref.kind].no_such(command.ref.id)
+        commits = [parts[ref].commit for ref in sorted(parts)]
+        commit = Commit(
+            tuple(append for each in commits for append in each.appends),
+            tuple(claim for each in commits for claim in each.claims),
+            (),
+            tuple(row for each in commits for row in each.rows),
+        )
+        others = tuple(part for ref, part in parts.items() if ref != command.ref)
+        return parts[command.ref]._replace(commit=commit, others=others)
+
+    async def _decision(self, command: Command, head: Latest | None) -> Any:
         # Not the event's time, which never goes back: what a clock that was ahead has written must
         # not put its sessions forward for ever.
         now_ns = self._clock.now_ns()
-        state = None
-        if head is not None:
-            state = head.state
-            life = kind.life
-            if life is not None:
-                if not command.ended:
-                    life.require_open(state)
-                if not command.overdue and life.is_overdue(state, now_ns):
-                    raise Overdue(self._expiry(command.ref, head, life.expire()))
+        state = self._judge(command, command.ref, head, now_ns)
         if command.prepare is not None:
             await command.prepare(state)
         return command.decide(state, now_ns)
+
+    def _judge(self, command: Command, ref: Ref, head: Latest | None, now_ns: int) -> Any:
+        """Take the state to decide on, if it is there, as expected, and open.
+
+        Raises: MaitredError; Overdue.
+        """
+        kind = self._kinds[ref.kind]
+        if head is None and not command.create:
+            raise kind.no_such(ref.id)
+        if command.request is not None and ref == command.ref:
+            identity.check_preconditions(command.request, kind, head)
+        if head is None:
+            return None
+        state, life = head.state, kind.life
+        if life is not None:
+            if not command.ended:
+                life.require_open(state)
+            if not command.overdue and life.is_overdue(state, now_ns):
+                raise Overdue(self._expiry(ref, head, life.expire(state)))
+        return state
 
     def _expiry(self, ref: Ref, head: Latest, event: Event) -> Decided:
         """Build the expiry of what is overdue."""
@@ -129,7 +237,7 @@ class Decider:
         return life is not None and life.is_overdue(head.state, self._clock.now_ns())
 
     async def _answered_before(
-        self, ref: Ref, head: Latest | None, who: Identity, *, stale: bool
+        self, heads: Mapping[Ref, Latest | None], ref: Ref, who: Identity, *, stale: bool
     ) -> Result | None:
         """Look whether this request was answered already, before a refusal or a no-op is.
 
@@ -139,10 +247,13 @@ class Decider:
             event = await self._store.event_by_request(ref, who.request_id)
             if event is not None:
                 return await self.replay(ref, event.version, event.fingerprint, who)
-        if stale and not self._reader.exclusive and head is not None:
-            versions = await self._store.versions([ref])
-            if versions.get(ref, 0) != head.version:
-                self._cache.drop(ref)
+        known = {each: head.version for each, head in heads.items() if head is not None}
+        if stale and not self._reader.exclusive and known:
+            versions = await self._store.versions(known)
+            moved = [each for each, version in known.items() if versions.get(each, 0) != version]
+            for each in moved:
+                self._cache.drop(each)
+            if moved:
                 raise Again
         return None
 
@@ -158,7 +269,13 @@ class Decider:
         if head is None or not rows:
             raise self._kinds[ref.kind].no_such(ref.id)
         event = eventlog.decode_bytes(rows[0], self._kinds[ref.kind].event)
-        return Result(head.version, head.body, event, replayed=True)
+        return Result(
+            head.version,
+            head.body,
+            event,
+            replayed=True,
+            event_type=self._kinds[ref.kind].event,
+        )
 
     def build(
         self,

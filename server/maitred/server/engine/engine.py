@@ -20,8 +20,8 @@ from maitred.server.engine.cache import HeadCache
 from maitred.server.engine.call import Actor, Call, late
 from maitred.server.engine.claims import ClaimKeys
 from maitred.server.engine.clock import Clock, Ids, RandomIds, SystemClock
-from maitred.server.engine.command import ClaimRefused, Command, Result
-from maitred.server.engine.committer import Committer
+from maitred.server.engine.command import Beside, ClaimRefused, Command, Result
+from maitred.server.engine.committer import Committer, Decided
 from maitred.server.engine.decider import Again, Decider, Overdue
 from maitred.server.engine.expiry import Expiry
 from maitred.server.engine.follower import Follower
@@ -37,6 +37,7 @@ from maitred.server.errors import (
     LockTimeout,
     MaitredError,
     ShuttingDown,
+    Unsupported,
 )
 from maitred.server.kinds import Kinds, all_kinds
 from maitred.server.kinds.menu import menu_ref
@@ -91,11 +92,19 @@ class Engine:
         self.reader.settle = self.expiry.settle
         self._follower = Follower(store, self.hub, self.kinds)
         self._closing = False
+        self._joint: list[str] = []
+        """Who changes several aggregates at once."""
         self._deletions: set[asyncio.Task[Result | base.Outcome]] = set()
 
     async def start(self) -> base.StoreInfo:
         """Open the store and begin to publish."""
         self.info = await self.store.open()
+        if self._joint:
+            try:
+                self._require_joint_commits()
+            except Unsupported:
+                await self.store.close()
+                raise
         self.reader.exclusive = self.reads.exclusive = self.info.exclusive
         self.tokens = Tokens(self.info.secret, self.info.epoch)
         self.hub.start(self.tokens)
@@ -172,40 +181,40 @@ class Engine:
         """
         who = identity.identify(command.request, call.method)
         for _attempt in range(MAX_ATTEMPTS):
-            await self._lock(command.ref, call)
+            refs = await self._lock_all(command, call)
             pending: Answer | None = None
             answered: Result | None = None
-            expiring = False
+            expiring: Ref | None = None
             try:
                 decided = await self._decider.decide(command, call, who)
                 if isinstance(decided, Result):
                     answered = decided
                 else:
-                    pending = self.committer.submit(decided)
+                    pending = self._submit(decided, refs)
             except Overdue as overdue:
-                pending = self.committer.submit(overdue.expiry)
-                expiring = True
+                pending = self._submit(overdue.expiry, refs)
+                expiring = overdue.expiry.ref
             except Again:
                 continue
             finally:
-                if pending is None:
-                    self.locks.release(command.ref)
+                for ref in refs:
+                    self.locks.release(ref)
             if pending is None:
                 assert answered is not None
-                return await self._shown(command.ref, answered)
+                return await self._shown(command, answered)
             outcome = await pending
             match outcome:
-                case Result() if expiring and command.ended:
+                case Result() if expiring is not None and command.ended:
                     continue
-                case Result() if expiring:
-                    raise self._expired(command.ref)
+                case Result() if expiring is not None:
+                    raise self._expired(expiring)
                 case Result():
                     return outcome
                 case Replayed():
                     replayed = await self._decider.replay(
                         command.ref, outcome.version, outcome.fingerprint, who
                     )
-                    return await self._shown(command.ref, replayed)
+                    return await self._shown(command, replayed)
                 case base.ClaimTaken():
                     raise ClaimRefused(outcome.space, outcome.key, outcome.owner)
                 case base.StoreError():
@@ -215,11 +224,19 @@ class Engine:
             retry_after_s=0.1,
         )
 
+    def _submit(self, decided: Decided, held: list[Ref]) -> Answer:
+        """Submit a commit, which takes over the locks of what it changes."""
+        pending = self.committer.submit(decided)
+        for part in (decided, *decided.others):
+            held.remove(part.ref)
+        return pending
+
     async def forget(self, command: Command, call: Call) -> Result:
         """Commit a terminal event and erase the aggregate but for its tombstone.
 
         Raises: as `execute`.
         """
+        assert not command.others, "a deletion is of one aggregate"
         who = identity.identify(command.request, call.method)
         for _attempt in range(MAX_ATTEMPTS):
             await self._lock(command.ref, call)
@@ -243,21 +260,67 @@ class Engine:
                 return outcome
         raise ConcurrentModification(f"{command.ref.id!r} is being changed by others; try again")
 
-    async def _shown(self, ref: Ref, result: Result) -> Result:
+    async def _shown(self, command: Command, result: Result) -> Result:
         """Answer what was not changed as a read would show it: a replay may find it overdue."""
-        kind = self.kinds[ref.kind]
+        kind = self.kinds[command.ref.kind]
+        if command.others:
+            result = result._replace(others=await self._beside(command.others))
         if not result.replayed or kind.life is None:
             return result
         try:
-            now = await self.reader.require(ref)
+            now = await self.reader.require(command.ref)
         except kind.gone:
             return result
         return result._replace(version=now.version, body=now.body)
+
+    async def _beside(self, refs: Sequence[Ref]) -> dict[Ref, Beside]:
+        """Read the further aggregates of a command, without those that are gone."""
+        found = {}
+        for ref in refs:
+            kind = self.kinds[ref.kind]
+            try:
+                now = await self.reader.require(ref)
+            except (kind.absent, kind.gone):
+                continue
+            found[ref] = Beside(now.version, now.body)
+        return found
+
+    def needs_joint_commits(self, who: str) -> None:
+        """Refuse to start on a store that cannot commit several aggregates at once."""
+        self._joint.append(who)
+
+    def _require_joint_commits(self) -> None:
+        """Raises: Unsupported."""
+        if self.info is not None and not self.info.cross_aggregate:
+            names = ", ".join(self._joint) or "a command"
+            raise Unsupported(
+                f"{names} must commit several aggregates at once, which {self.info.engine} cannot"
+            )
 
     def _expired(self, ref: Ref) -> MaitredError:
         kind = self.kinds[ref.kind]
         assert kind.life is not None
         return kind.life.expired(f"{kind.name} {ref.id!r} has expired")
+
+    async def _lock_all(self, command: Command, call: Call) -> list[Ref]:
+        """Take the locks of a command: of several all or none, everywhere in the same order.
+
+        Raises: Unsupported, where the store cannot commit several aggregates at once.
+        """
+        if not command.others:
+            await self._lock(command.ref, call)
+            return [command.ref]
+        self._require_joint_commits()
+        held: list[Ref] = []
+        try:
+            for ref in command.refs:
+                await self._lock(ref, call)
+                held.append(ref)
+        except BaseException:
+            for ref in held:
+                self.locks.release(ref)
+            raise
+        return held
 
     async def _lock(self, ref: Ref, call: Call) -> None:
         if self._closing:

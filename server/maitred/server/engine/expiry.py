@@ -22,7 +22,6 @@ from maitred.server.kinds import Kinds
 from maitred.server.kinds.aggregate import Life
 from maitred.server.stores import base
 from maitred.server.stores.base import Ref, Store, StoreError
-from maitred.v1.event_pb2 import Event
 
 DUE_AT_ONCE: Final = 100
 """What a listing of expired ones has expire at a time."""
@@ -66,8 +65,8 @@ class Expiry:
         life = kind.life
         assert life is not None
 
-        def expire(state: Any, now_ns: int) -> Event | None:
-            return life.expire() if life.is_overdue(state, now_ns) else None
+        def expire(state: Any, now_ns: int) -> Any:
+            return life.expire(state) if life.is_overdue(state, now_ns) else None
 
         command = Command(ref, expire, ended=True, overdue=True)
         try:

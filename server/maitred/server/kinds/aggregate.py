@@ -24,7 +24,7 @@ class Life:
     """Raises where the state accepts no new commands."""
     is_overdue: Callable[[Any, int], bool]
     """Whether the state must expire before anybody is shown it, or builds on it."""
-    expire: Callable[[], Event]
+    expire: Callable[[Any], Any]
     expired: type[MaitredError]
     """What a command is told that finds it overdue."""
     as_expired: Callable[[Any], Message]
@@ -32,13 +32,13 @@ class Life:
     active_status: int
     expired_status: int
     """Values of `Index.status`, by which listings know what may be overdue."""
-    expires_at_s: Callable[[Any, Event, int], int | None]
+    expires_at_s: Callable[[Any, Any, int], int | None]
     """Whole seconds for the `expires_at` of an event; None leaves it as it is."""
     wake_at_ns: Callable[[Any], int | None]
     """The earliest time at which `tick` has something to do."""
-    tick: Callable[[Any, int], Event | None]
+    tick: Callable[[Any, int], Any]
     """What the time asks for, one thing at once; a change that ends the log is a deletion."""
-    swept: Callable[[Event], str]
+    swept: Callable[[Any], str]
     """Which count of a sweep an event of `tick` belongs to; "" where to none."""
 
 
@@ -62,6 +62,8 @@ class Aggregate:
     """The columns that listings select by."""
     rows: Callable[[Ref, str, Any, int], tuple[Row, ...]] = lambda _ref, _change, _event, _ns: ()
     """Projections: the rows that (ref, change, event, time_ns) writes."""
+    tables: tuple[int, ...] = ()
+    """The numbers of the projections that `rows` writes."""
     counters: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
     """What a request's `expected_…` fields are compared with, beside the version."""
     life: Life | None = None

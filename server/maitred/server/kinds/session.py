@@ -113,6 +113,7 @@ def kind(retention_s: int) -> Aggregate:
         source=1,
         index=_index,
         rows=projections.rows,
+        tables=(Table.PAYMENTS, Table.ORDERS),
         counters={
             "expected_payment_version": lambda session: int(session.payment.version),
             "expected_reset_count": lambda session: int(session.reset_count),
@@ -120,7 +121,7 @@ def kind(retention_s: int) -> Aggregate:
         life=Life(
             require_open=sessions.require_open,
             is_overdue=sessions.is_overdue,
-            expire=sessions.expire,
+            expire=lambda _session: sessions.expire(),
             expired=SessionExpired,
             as_expired=_as_expired,
             active_status=SESSION_STATUS_ACTIVE,
