@@ -31,6 +31,7 @@ class Watchdog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self.listeners: list[Listener] = []
         self.failure: StoreError | None = None
         """Why the store is away; None while it answers."""
@@ -43,6 +44,8 @@ class Watchdog:
     async def stop(self) -> None:
         """End the asking."""
         if self._task is not None:
+            # Said as well: in a driver, wait_for of Python 3.11 may swallow a cancellation.
+            self._stopping = True
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
@@ -58,7 +61,7 @@ class Watchdog:
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._stopping:
             silent, error = await self._ask()
             failures = 0 if error is None else failures + 1
             if error is None or failures >= FAILURES or isinstance(error, SchemaTooNew):
