@@ -23,6 +23,7 @@ from maitred.server.stores.base import (
     Committed,
     Conflict,
     Ref,
+    RowFilter,
     SchemaTooNew,
     StoredEvent,
     StoreError,
@@ -477,6 +478,32 @@ async def test_an_older_server_works_on_a_schema_that_still_suits_it(
     for refused in (old.check, opened):
         with pytest.raises(SchemaTooNew, match=f"needs a maitred that knows schema {newest + 1}"):
             await refused()
+
+
+async def test_a_deletion_of_an_older_version_keeps_what_that_one_did(
+    url: str, opened: Opener
+) -> None:
+    """It recorded nothing: payments and ids of providers stay, everything else is deleted."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        register(connection)
+        first = load_migrations()[:1]
+        await prepare(connection, clock_ns=time.time_ns, max_skew_s=1, migrations=first)
+        await connection.execute(
+            """
+            INSERT INTO maitred.forgetting (version, kind, id) VALUES (2, 1, 's');
+            INSERT INTO maitred.claims (space, key, owner)
+            VALUES ('provider', 'k', 's'), ('channel', 'k', 's');
+            INSERT INTO maitred.projections
+                (position, created_ns, status, flag, tab, kind, key, id, body)
+            VALUES (1, 1, 0, 0, 1, 1, 'k', 's', ''), (2, 1, 0, 0, 2, 1, 'k', 's', '')
+            """
+        )
+    store = await opened()
+    claims = [claim.space for claim in await store.list_claims(None, 9)]
+    rows = [len(await store.list_rows(table, RowFilter(), None, 9)) for table in (1, 2)]
+
+    assert claims == ["provider"]
+    assert rows == [1, 0]
 
 
 async def test_a_clock_that_departs_is_noticed_while_serving(
