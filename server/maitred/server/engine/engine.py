@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from google.protobuf.message import Message
-
 from maitred.server.config import Settings
 from maitred.server.config.settings import opening_balances
 from maitred.server.domain.caps import Caps
@@ -40,7 +38,6 @@ from maitred.server.errors import (
     Unsupported,
 )
 from maitred.server.kinds import Kinds, all_kinds
-from maitred.server.kinds.menu import menu_ref
 from maitred.server.kinds.session import session_ref
 from maitred.server.stores import base
 from maitred.server.stores.base import Ref, Replayed, Store
@@ -128,10 +125,6 @@ class Engine:
         """What an actor may do at most; None for STAFF, who is above the caps."""
         return None if actor.is_at_least(ROLE_STAFF) else self._caps
 
-    def fingerprint(self, rpc: str, request: Message) -> bytes:
-        """Digest a request without its id and preconditions: a retry has the same."""
-        return identity.fingerprint(rpc, request)
-
     async def verify(self, ref: Ref) -> audit.AuditReport:
         """Check the log of an aggregate against its chain and its state."""
         kind = self.kinds[ref.kind]
@@ -152,10 +145,6 @@ class Engine:
         Raises: InvalidSession, SessionDeleted, VersionOutOfRange.
         """
         return await self.reader.require(session_ref(session_id), at_version=at_version)
-
-    async def menu(self, menu_id: str) -> Snapshot:
-        """Read a menu. Raises: MenuNotFound."""
-        return await self.reader.require(menu_ref(menu_id))
 
     async def events(
         self,

@@ -8,6 +8,7 @@ from typing import Final
 
 from maitred.server.domain.menus import Catalog
 from maitred.server.engine.engine import Engine
+from maitred.server.kinds.menu import menu_ref
 from maitred.v1.state_pb2 import Menu
 
 _KEPT: Final = 100
@@ -30,7 +31,7 @@ class Catalogs:
 
         Raises: MenuNotFound.
         """
-        menu = (await self._engine.menu(menu_id)).state
+        menu = (await self._engine.reader.require(menu_ref(menu_id))).state
         catalog = self._kept.get(menu_id)
         # The very same state object: nobody changes one in place.
         if catalog is not None and catalog.menu is menu:

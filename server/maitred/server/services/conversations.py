@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from maitred.server.domain import conversations
-from maitred.server.engine import claims, eventlog
+from maitred.server.engine import claims, eventlog, identity
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -114,7 +114,7 @@ class ConversationService:
             raise InboundMessageTaken("another session has taken this message", metadata=taken)
         snapshot = await self._engine.session(session_id)
         turn = await self._engine.reads.events(session_ref(session_id), int(version) - 1, 1)
-        same = turn[0].fingerprint == self._engine.fingerprint(call.method, request)
+        same = turn[0].fingerprint == identity.fingerprint(call.method, request)
         recorded = eventlog.decode(turn[0]).turn_recorded
         if not same and not conversations.is_redelivery(recorded, request):
             raise InboundMessageTaken(

@@ -37,7 +37,7 @@ class MenuService:
 
     async def GetMenu(self, request: pb.GetMenuRequest, call: Call) -> bytes:
         """Read a menu."""
-        return wire.bodies([(await self._engine.menu(request.menu_id)).body])
+        return wire.bodies([(await self._engine.reader.require(menu_ref(request.menu_id))).body])
 
     async def ListMenus(self, request: pb.ListMenusRequest, call: Call) -> bytes:
         """List menus, newest first."""

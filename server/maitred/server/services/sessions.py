@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from maitred.server.domain import caps, sessions, updates
 from maitred.server.domain.changes import MARKS
-from maitred.server.engine import claims, eventlog, wire
+from maitred.server.engine import claims, eventlog, identity, wire
 from maitred.server.engine.call import Call
 from maitred.server.engine.command import ClaimRefused, Command, Result
 from maitred.server.engine.engine import Engine
@@ -52,7 +52,7 @@ class SessionService:
         ref = session_ref(session_id)
         most, visit = self._engine.caps_of(call.actor), self._allowance.visit(call.actor)
         begun: StoredEvent | None = None
-        fingerprint = self._engine.fingerprint(call.method, request)
+        fingerprint = identity.fingerprint(call.method, request)
 
         async def prepare(state: Session | None) -> None:
             nonlocal begun
