@@ -69,7 +69,7 @@ check-mutants: $(STAMP) ## Fail if a seeded bug no longer applies to the code
 languages: $(STAMP) ## Generate Go code from the contract and build it, if Go is installed
 	@bash scripts/languages.sh
 
-check: tools audit check-gen lint types test check-wheel ## Everything CI runs, in the same order
+check: tools audit check-gen lint types check-mutants test check-wheel ## Everything CI runs, in the same order
 
 run: $(STAMP) ## Start a server on 127.0.0.1:50051 with an embedded SQLite file
 	$(BIN)/maitred serve $(ARGS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("maitred/server")
-PATIENCE_S = 60
+PATIENCE_S = 600
+"""Longest that the tests of one mutant may take in all; one that hangs fails by its own timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +110,22 @@ def _noticed(mutant: Mutant) -> bool:
             "-p",
             "no:cacheprovider",
         ]
-        try:
-            run = subprocess.run(
-                [*command, "--timeout=20", *mutant.tests],
-                cwd=ROOT,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=PATIENCE_S,
-            )
-        except subprocess.TimeoutExpired:
-            # A test that hangs where it used to pass has noticed, too.
-            return True
+        with subprocess.Popen(
+            [*command, "--timeout=20", *mutant.tests],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as run:
+            try:
+                output, _ = run.communicate(timeout=PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                # Interrupted and not killed: fixtures end the databases that they started.
+                run.send_signal(signal.SIGINT)
+                sys.exit(f"mutant {mutant.name!r}: its tests did not end in {PATIENCE_S} s")
         if run.returncode not in {0, 1}:
-            sys.exit(f"mutant {mutant.name!r}: the tests did not run\n{run.stdout[-2000:]}")
+            sys.exit(f"mutant {mutant.name!r}: the tests did not run\n{output[-2000:]}")
         return run.returncode == 1
 
 
