@@ -31,7 +31,7 @@ SESSION_BYTES: Final = 256 * 1024
 """What the state of a session may grow to; an answer carries it beside the event."""
 
 PROVIDER: Final = "provider"
-"""The space of the claims on ids of payment providers; they outlive the session."""
+"""Claims of this space tell whose a provider's payment is, also after the session was erased."""
 
 
 def session_ref(session_id: str) -> Ref:

@@ -13,7 +13,7 @@ from maitred.server.engine.command import Command, Result
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDeleted
 from maitred.server.kinds.projections import payment_row
-from maitred.server.kinds.session import session_ref
+from maitred.server.kinds.session import PROVIDER, session_ref
 from maitred.server.kinds.tables import Table
 from maitred.server.stores.base import Claim, Row, RowFilter
 from maitred.server.telemetry import metrics
@@ -21,9 +21,6 @@ from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Payment, Session
 
 Decide = Callable[[Session, Payment, int], Event | None]
-
-CLAIM_SPACE = "provider"
-"""Claims of this space tell whose a provider's payment is, also after the session was erased."""
 
 PAGE = 200
 
@@ -98,7 +95,7 @@ class Records:
 
     async def owner(self, provider: str, provider_payment_id: str) -> tuple[str, str] | None:
         """Find (session id, payment id) of a provider's payment."""
-        claim = await self._engine.reads.claim(CLAIM_SPACE, f"{provider}/{provider_payment_id}")
+        claim = await self._engine.reads.claim(PROVIDER, f"{provider}/{provider_payment_id}")
         if claim is None:
             return None
         # Ids of payments hold no slash; those of sessions may.
@@ -151,4 +148,4 @@ def _claims(before: Payment, event: Event) -> tuple[Claim, ...]:
     if after is None or not after.provider_payment_id or before.provider_payment_id:
         return ()
     owner = f"{after.session_id}/{after.payment_id}"
-    return (Claim(CLAIM_SPACE, f"{after.provider}/{after.provider_payment_id}", owner),)
+    return (Claim(PROVIDER, f"{after.provider}/{after.provider_payment_id}", owner),)
