@@ -15,7 +15,6 @@ from maitred.server.engine.reads import Reads
 from maitred.server.engine.watchdog import Watchdog
 from maitred.server.errors import VersionOutOfRange
 from maitred.server.kinds import Kinds
-from maitred.server.kinds.session import SESSION
 from maitred.server.stores.base import CorruptData, Loaded, Ref
 from maitred.v1.event_pb2 import Event
 
@@ -159,10 +158,7 @@ class Reader:
             state = kind.parse(loaded.body)
         except DecodeError as error:
             raise CorruptData(f"the state of {ref.id!r} is damaged: {error}") from error
-        if ref.kind is SESSION and (state.session_id, state.version) != (
-            ref.id,
-            loaded.version,
-        ):
+        if (kind.id_of(state), state.version) != (ref.id, loaded.version):
             raise CorruptData(f"the state of {ref.id!r} is not the one of version {loaded.version}")
         return Latest(
             loaded.version,

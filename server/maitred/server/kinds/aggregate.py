@@ -84,6 +84,11 @@ class Aggregate:
         """Parse a stored state."""
         return self.state.FromString(body)
 
+    def id_of(self, state: Any) -> str:
+        """Read the id that a state says it has: its field `<name>_id`."""
+        named: str = getattr(state, f"{self.name}_id")
+        return named
+
     def no_such(self, name: str) -> MaitredError:
         """Make the error of an id that was never used."""
         return self.absent(f"there is no {self.name} {name!r}")
