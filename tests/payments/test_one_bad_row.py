@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.payments.conftest import STAFF, Bar
+from tests.payments.conftest import STAFF, Bar, usd
 
 from maitred.server.domain import sessions
 from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.engine.command import Command
 from maitred.server.kinds.session import session_ref
 from maitred.server.kinds.tables import Table
+from maitred.server.payments import simulated
 from maitred.server.payments.inbox import NOWHERE, PENDING, UNMATCHED
 from maitred.server.payments.provider import Unreachable
 from maitred.server.payments.throttle import Priority, Urgency
 from maitred.server.stores.base import Commit, Row, RowFilter
 from maitred.server.telemetry import metrics
+from maitred.server.testing.providers import new_payment
 from maitred.v1 import payment_pb2 as pb
 from maitred.v1.state_pb2 import PAYMENT_STATUS_SUCCEEDED, Payment
 
@@ -70,6 +73,19 @@ async def put(bar: Bar, *rows: Row) -> None:
     await done
 
 
+async def unmatched(bar: Bar, page_size: int = 0) -> list[pb.UnmatchedPayment]:
+    """List what matches nothing, as staff sees it."""
+    found: list[pb.UnmatchedPayment] = []
+    request = pb.ListUnmatchedPaymentsRequest(page_size=page_size)
+    while True:
+        reply = await bar.service.ListUnmatchedPayments(request, STAFF)
+        page = pb.ListUnmatchedPaymentsResponse.FromString(reply)
+        found += page.unmatched_payments
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
 def orphans(logs: list[Any]) -> list[tuple[str, str]]:
     """List what was reported to be nobody's: the provider's payment and the session."""
     return [
@@ -101,6 +117,73 @@ async def test_a_notice_of_an_erased_session_is_put_away(bar: Bar) -> None:
     assert orphans(logs) == [(gone.provider_payment_id, "gone")]
     assert len(kept) == 1
     assert len(bar.coordinator.inbox) == 0
+
+
+async def test_late_money_of_an_erased_session_is_listed_for_staff(bar: Bar) -> None:
+    """Put down once, whoever tells of it and how often, and still there after a restart."""
+    gone = await late_money(bar)
+    with capture_logs() as logs:
+        await bar.hear()
+        for _ in range(2):
+            bar.clock.advance(24 * 3600)
+            await bar.coordinator.sweep.run()
+    if not bar.url.startswith("memory"):
+        await bar.restart()
+    (entry,) = await unmatched(bar)
+
+    assert orphans(logs) == [(gone.provider_payment_id, "gone")]
+    assert entry.provider_payment_id == gone.provider_payment_id
+    assert (entry.provider, entry.session_id) == (gone.provider, "gone")
+    assert (entry.payment_id, entry.reason) == (gone.payment_id, pb.UNMATCHED_REASON_SESSION_GONE)
+    assert (entry.amount, entry.refunded_amount) == (usd(1300), usd(0))
+    assert entry.found_at.ToNanoseconds() == bar.clock.now_ns() - 2 * 24 * 3600 * 10**9
+
+
+@pytest.mark.parametrize("way", ["notice", "comparison"])
+async def test_what_was_given_back_is_no_longer_listed(
+    bar: Bar, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part is shown; the whole ends the entry, also where the provider lists it no more."""
+    gone = await late_money(bar)
+    await bar.hear()
+
+    async def nothing(_since_ns: int) -> AsyncIterator[ProviderSnapshot]:
+        nobody: tuple[ProviderSnapshot, ...] = ()
+        for snapshot in nobody:
+            yield snapshot
+
+    monkeypatch.setattr(bar.provider, "completed", nothing)
+    listed = []
+    for number, amount in enumerate((300, 1000)):
+        await bar.provider.refund(
+            gone.provider_payment_id, f"by-hand-{number}", amount, str(number)
+        )
+        await (bar.hear() if way == "notice" else bar.coordinator.sweep.run())
+        listed.append([entry.refunded_amount for entry in await unmatched(bar)])
+    with capture_logs() as logs:
+        await bar.coordinator.sweep.run()
+
+    assert listed == [[usd(300)], []]
+    assert await unmatched(bar) == []
+    assert orphans(logs) == []
+
+
+async def test_what_nobody_knows_is_listed_a_page_at_a_time(bar: Bar) -> None:
+    """Newest first; what is in the books by another way is not on the list."""
+    bar.pay((await bar.create()).payment)
+    made = []
+    for number in range(3):
+        stranger = new_payment(bar.provider)
+        stranger.expires_at.FromNanoseconds(bar.clock.now_ns() + 10**12)
+        link = await bar.provider.create(bar.provider.parameters(stranger), str(number))
+        simulated.pay(bar.books, link.url, clock=bar.clock)
+        await bar.hear()
+        made.append(link.provider_payment_id)
+    await bar.coordinator.sweep.run()
+    entries = await unmatched(bar, page_size=2)
+
+    assert [entry.provider_payment_id for entry in entries] == made[::-1]
+    assert {entry.reason for entry in entries} == {pb.UNMATCHED_REASON_UNKNOWN_PAYMENT}
 
 
 async def test_rows_that_nobody_can_read_are_passed_over(bar: Bar) -> None:

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from maitred.v1 import common_pb2 as _common_pb2
@@ -94,6 +95,38 @@ PAYMENT_OUTCOME_SUPERSEDED: PaymentOutcome.ValueType  # 4
 takes the money by hand in its place.
 """
 Global___PaymentOutcome: _TypeAlias = PaymentOutcome  # noqa: Y015
+
+class _UnmatchedReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnmatchedReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnmatchedReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNMATCHED_REASON_UNSPECIFIED: _UnmatchedReason.ValueType  # 0
+    """Not a reason."""
+    UNMATCHED_REASON_UNKNOWN_PAYMENT: _UnmatchedReason.ValueType  # 1
+    """It has no payment_id, or an unknown one: it was made by other software, or after a backup that was
+    restored.
+    """
+    UNMATCHED_REASON_SESSION_GONE: _UnmatchedReason.ValueType  # 2
+    """Its session was erased."""
+    UNMATCHED_REASON_OTHER_LINK: _UnmatchedReason.ValueType  # 3
+    """The payment with its payment_id is recorded with another link."""
+
+class UnmatchedReason(_UnmatchedReason, metaclass=_UnmatchedReasonEnumTypeWrapper):
+    """UnmatchedReason says why no session can record a payment."""
+
+UNMATCHED_REASON_UNSPECIFIED: UnmatchedReason.ValueType  # 0
+"""Not a reason."""
+UNMATCHED_REASON_UNKNOWN_PAYMENT: UnmatchedReason.ValueType  # 1
+"""It has no payment_id, or an unknown one: it was made by other software, or after a backup that was
+restored.
+"""
+UNMATCHED_REASON_SESSION_GONE: UnmatchedReason.ValueType  # 2
+"""Its session was erased."""
+UNMATCHED_REASON_OTHER_LINK: UnmatchedReason.ValueType  # 3
+"""The payment with its payment_id is recorded with another link."""
+Global___UnmatchedReason: _TypeAlias = UnmatchedReason  # noqa: Y015
 
 @_typing.final
 class GetPaymentStateRequest(_message.Message):
@@ -1111,6 +1144,120 @@ class ListPaymentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class ListUnmatchedPaymentsRequest(_message.Message):
+    """ListUnmatchedPaymentsRequest asks for a page of unmatched payments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most entries to return; 0 means 50."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnmatchedPaymentsRequest: _TypeAlias = ListUnmatchedPaymentsRequest  # noqa: Y015
+
+@_typing.final
+class ListUnmatchedPaymentsResponse(_message.Message):
+    """ListUnmatchedPaymentsResponse is a page of unmatched payments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNMATCHED_PAYMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Continues the listing; empty at its end."""
+    @_builtins.property
+    def unmatched_payments(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnmatchedPayment]:
+        """The payments, newest first."""
+
+    def __init__(
+        self,
+        *,
+        unmatched_payments: _abc.Iterable[Global___UnmatchedPayment] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "unmatched_payments", b"unmatched_payments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnmatchedPaymentsResponse: _TypeAlias = ListUnmatchedPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class UnmatchedPayment(_message.Message):
+    """UnmatchedPayment is a payment at a provider that no session can record. Staff refunds it there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    PROVIDER_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REFUNDED_AMOUNT_FIELD_NUMBER: _builtins.int
+    DISPUTED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FOUND_AT_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider that received it."""
+    provider_payment_id: _builtins.str
+    """The provider's id of the payment."""
+    session_id: _builtins.str
+    """The session that it was for; empty if that is not known."""
+    payment_id: _builtins.str
+    """The payment_id that it was made with; empty if it has none."""
+    disputed: _builtins.bool
+    """A dispute is open."""
+    reason: Global___UnmatchedReason.ValueType
+    """Why no session can record it."""
+    @_builtins.property
+    def amount(self) -> _common_pb2.Money:
+        """The amount received."""
+
+    @_builtins.property
+    def refunded_amount(self) -> _common_pb2.Money:
+        """The amount refunded so far."""
+
+    @_builtins.property
+    def found_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was first found."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        provider_payment_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        amount: _common_pb2.Money | None = ...,
+        refunded_amount: _common_pb2.Money | None = ...,
+        disputed: _builtins.bool = ...,
+        reason: Global___UnmatchedReason.ValueType = ...,
+        found_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "found_at", b"found_at", "refunded_amount", b"refunded_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "disputed", b"disputed", "found_at", b"found_at", "payment_id", b"payment_id", "provider", b"provider", "provider_payment_id", b"provider_payment_id", "reason", b"reason", "refunded_amount", b"refunded_amount", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnmatchedPayment: _TypeAlias = UnmatchedPayment  # noqa: Y015
 
 @_typing.final
 class ReconcilePaymentRequest(_message.Message):

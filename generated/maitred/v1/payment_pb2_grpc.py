@@ -90,6 +90,11 @@ class PaymentServiceStub(object):
                 request_serializer=maitred_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
                 response_deserializer=maitred_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
                 _registered_method=True)
+        self.ListUnmatchedPayments = channel.unary_unary(
+                '/maitred.v1.PaymentService/ListUnmatchedPayments',
+                request_serializer=maitred_dot_v1_dot_payment__pb2.ListUnmatchedPaymentsRequest.SerializeToString,
+                response_deserializer=maitred_dot_v1_dot_payment__pb2.ListUnmatchedPaymentsResponse.FromString,
+                _registered_method=True)
         self.ReconcilePayment = channel.unary_unary(
                 '/maitred.v1.PaymentService/ReconcilePayment',
                 request_serializer=maitred_dot_v1_dot_payment__pb2.ReconcilePaymentRequest.SerializeToString,
@@ -192,6 +197,15 @@ class PaymentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUnmatchedPayments(self, request, context):
+        """ListUnmatchedPayments lists payments that a provider received and that no session can record, because
+        the session was erased or the payment is unknown; newest first. An entry is removed once the provider
+        shows that nothing is left to refund.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReconcilePayment(self, request, context):
         """ReconcilePayment asks the provider what became of a payment, and records it with the reason. A
         person has looked: what nothing else ends of the payment's attention ends.
@@ -264,6 +278,11 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.ListPayments,
                     request_deserializer=maitred_dot_v1_dot_payment__pb2.ListPaymentsRequest.FromString,
                     response_serializer=maitred_dot_v1_dot_payment__pb2.ListPaymentsResponse.SerializeToString,
+            ),
+            'ListUnmatchedPayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnmatchedPayments,
+                    request_deserializer=maitred_dot_v1_dot_payment__pb2.ListUnmatchedPaymentsRequest.FromString,
+                    response_serializer=maitred_dot_v1_dot_payment__pb2.ListUnmatchedPaymentsResponse.SerializeToString,
             ),
             'ReconcilePayment': grpc.unary_unary_rpc_method_handler(
                     servicer.ReconcilePayment,
@@ -574,6 +593,33 @@ class PaymentService(object):
             '/maitred.v1.PaymentService/ListPayments',
             maitred_dot_v1_dot_payment__pb2.ListPaymentsRequest.SerializeToString,
             maitred_dot_v1_dot_payment__pb2.ListPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnmatchedPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/maitred.v1.PaymentService/ListUnmatchedPayments',
+            maitred_dot_v1_dot_payment__pb2.ListUnmatchedPaymentsRequest.SerializeToString,
+            maitred_dot_v1_dot_payment__pb2.ListUnmatchedPaymentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,11 @@ class PaymentServiceStub:
     """
     ListPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListPaymentsRequest, _payment_pb2.ListPaymentsResponse]
     """ListPayments lists payments, newest first."""
+    ListUnmatchedPayments: _aio.UnaryUnaryMultiCallable[_payment_pb2.ListUnmatchedPaymentsRequest, _payment_pb2.ListUnmatchedPaymentsResponse]
+    """ListUnmatchedPayments lists payments that a provider received and that no session can record, because
+    the session was erased or the payment is unknown; newest first. An entry is removed once the provider
+    shows that nothing is left to refund.
+    """
     ReconcilePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ReconcilePaymentRequest, _payment_pb2.ReconcilePaymentResponse]
     """ReconcilePayment asks the provider what became of a payment, and records it with the reason. A
     person has looked: what nothing else ends of the payment's attention ends.
@@ -161,6 +166,17 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payment_pb2.ListPaymentsRequest, _abc.Awaitable[_payment_pb2.ListPaymentsResponse]],
     ) -> _abc.Awaitable[_payment_pb2.ListPaymentsResponse]:
         """ListPayments lists payments, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListUnmatchedPayments(
+        self,
+        request: _payment_pb2.ListUnmatchedPaymentsRequest,
+        context: _aio.ServicerContext[_payment_pb2.ListUnmatchedPaymentsRequest, _abc.Awaitable[_payment_pb2.ListUnmatchedPaymentsResponse]],
+    ) -> _abc.Awaitable[_payment_pb2.ListUnmatchedPaymentsResponse]:
+        """ListUnmatchedPayments lists payments that a provider received and that no session can record, because
+        the session was erased or the payment is unknown; newest first. An entry is removed once the provider
+        shows that nothing is left to refund.
+        """
 
     @_abc_1.abstractmethod
     def ReconcilePayment(

@@ -32,12 +32,15 @@ from maitred.v1.payment_pb2 import (
     GetPaymentStateResponse,
     ListPaymentsRequest,
     ListPaymentsResponse,
+    ListUnmatchedPaymentsRequest,
+    ListUnmatchedPaymentsResponse,
     ReconcilePaymentRequest,
     ReconcilePaymentResponse,
     RefundPaymentRequest,
     RefundPaymentResponse,
     SetTipRequest,
     SetTipResponse,
+    UnmatchedPayment,
     WatchPaymentRequest,
     WatchPaymentResponse,
 )
@@ -238,6 +241,18 @@ class AsyncPayments:
             )
             answer = await self._calls.call(request, ListPaymentsResponse)
             return answer.payments, answer.next_page_token
+
+        return AsyncPager(fetch, page_token)
+
+    def list_unmatched_payments(
+        self, *, page_size: int = 0, page_token: str = ""
+    ) -> AsyncPager[UnmatchedPayment]:
+        """List payments at a provider that no session can record, newest first; staff only."""
+
+        async def fetch(token: str) -> tuple[Sequence[UnmatchedPayment], str]:
+            request = ListUnmatchedPaymentsRequest(page_size=page_size, page_token=token)
+            answer = await self._calls.call(request, ListUnmatchedPaymentsResponse)
+            return answer.unmatched_payments, answer.next_page_token
 
         return AsyncPager(fetch, page_token)
 

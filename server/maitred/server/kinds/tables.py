@@ -11,3 +11,4 @@ class Table(enum.IntEnum):
     PAYMENTS = 1
     ORDERS = 2
     INBOX = 3
+    UNMATCHED = 4

@@ -39,6 +39,7 @@ from maitred.server.payments.provider import BadNotice, Notice
 from maitred.server.payments.records import Records
 from maitred.server.payments.sweep import Sweep
 from maitred.server.payments.throttle import Priority
+from maitred.server.payments.unmatched import Unmatched
 from maitred.server.payments.worker import Worker, needs_work
 from maitred.server.stores.base import Ref, RowFilter
 from maitred.v1.event_pb2 import Event
@@ -106,12 +107,13 @@ class PaymentCoordinator:
         self._gateways = gateways
         self._background = background
         self._records = Records(engine)
-        self._matching = Matching(gateways, self._records, self._apply)
+        unmatched = Unmatched(engine)
+        self._matching = Matching(gateways, self._records, unmatched, self._apply)
         self.inbox = Inbox(engine, self._matching.owner, self._look, pause_s=notice_pause_s)
         self._worker = Worker(engine, gateways, self._records, self.inbox, self._seen)
         self._jobs = Jobs(self._worker, self._finished)
         self.commands = PaymentCommands(engine, gateways, self._records, self._worker, self._jobs)
-        self.sweep = Sweep(engine, gateways, self._records, self._worker, self.inbox)
+        self.sweep = Sweep(engine, gateways, self._records, self._worker, self.inbox, unmatched)
         self._poller = Poller(
             engine.clock,
             random or Random(),  # noqa: S311 - spreads load, hides nothing

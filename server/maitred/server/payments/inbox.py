@@ -21,6 +21,7 @@ from maitred.server.errors import MaitredError
 from maitred.server.kinds.session import SESSION
 from maitred.server.kinds.tables import Table
 from maitred.server.payments.provider import Notice, ProviderError
+from maitred.server.payments.records import put
 from maitred.server.stores.base import (
     Claim,
     ClaimTaken,
@@ -146,7 +147,7 @@ class Inbox:
         if not rows:
             return
         if not stored:
-            await self._commit(Commit((), rows=processed(rows, status)))
+            await put(self._engine, Commit((), rows=processed(rows, status)))
         done = {row.key for row in rows}
         for group in self._groups.values():
             for key in done & group.rows.keys():
@@ -172,7 +173,7 @@ class Inbox:
                 Claim(CLAIM_SPACE, row.key, each.delivery) for row, each in kept if each is not None
             )
             drops = tuple((row.table, row.key) for row in page)
-            await self._commit(Commit((), releases=releases, drops=drops))
+            await put(self._engine, Commit((), releases=releases, drops=drops))
         return len(rows)
 
     async def settled_down(self) -> None:
@@ -209,18 +210,6 @@ class Inbox:
 
         self._engine.store.submit(commit, done)
         return answer
-
-    async def _commit(self, commit: Commit) -> None:
-        answer: asyncio.Future[Outcome | StoreError] = asyncio.get_running_loop().create_future()
-
-        def done(outcome: Outcome | StoreError) -> None:
-            if not answer.done():
-                answer.set_result(outcome)
-
-        self._engine.store.submit(commit, done)
-        outcome = await answer
-        if isinstance(outcome, StoreError):
-            raise outcome
 
     async def _stored(self, where: RowFilter) -> AsyncIterator[Row]:
         after: int | None = None

@@ -6,14 +6,18 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from maitred.server.domain.snapshots import ProviderSnapshot, ProviderStatus
+from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDeleted
 from maitred.server.payments.gateway import Gateways
 from maitred.server.payments.inbox import Owner
 from maitred.server.payments.provider import Notice, Rejected, Unreachable
 from maitred.server.payments.records import Records
-from maitred.server.payments.sweep import is_known, report_orphan
 from maitred.server.payments.throttle import Priority, Urgency
+from maitred.server.payments.unmatched import Unmatched, is_known
+from maitred.v1.payment_pb2 import (
+    UNMATCHED_REASON_SESSION_GONE,
+    UNMATCHED_REASON_UNKNOWN_PAYMENT,
+)
 
 Apply = Callable[[Owner, ProviderSnapshot], Awaitable[None]]
 """Books what a provider says of a payment."""
@@ -24,16 +28,19 @@ log = structlog.get_logger(__name__)
 class Matching:
     """Finds the payments of notices."""
 
-    def __init__(self, gateways: Gateways, records: Records, apply: Apply) -> None:
+    def __init__(
+        self, gateways: Gateways, records: Records, unmatched: Unmatched, apply: Apply
+    ) -> None:
         self._gateways = gateways
         self._records = records
+        self._unmatched = unmatched
         self._apply = apply
 
     async def owner(self, provider: str, notice: Notice) -> Owner | None:
         """Find whose payment a notice is about, and make it known to us if need be.
 
         None where it is nobody's, because we never knew it or because its session is gone; money of
-        such a payment is reported before. Raises: ProviderError, MaitredError, StoreError.
+        such a payment is put down before. Raises: ProviderError, MaitredError, StoreError.
         """
         found: Owner | None = None
         reference = notice.reference
@@ -82,9 +89,9 @@ class Matching:
             return None
 
     async def _report(self, provider: str, session_id: str, snapshot: ProviderSnapshot) -> None:
-        """Call for a person where there is money that is not in our books."""
-        if snapshot.status is not ProviderStatus.PAID:
-            return
+        """Call for a person where there is money that is not in our books. Raises: StoreError."""
         payment = await self._records.stored(snapshot.payment_id) if session_id else None
-        if payment is None or not is_known(payment, snapshot):
-            report_orphan(provider, snapshot, session_id)
+        if payment is not None and is_known(payment, snapshot):
+            return
+        reason = UNMATCHED_REASON_SESSION_GONE if session_id else UNMATCHED_REASON_UNKNOWN_PAYMENT
+        await self._unmatched.record(provider, snapshot, reason, session_id, payment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import structlog
@@ -15,7 +16,7 @@ from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDelete
 from maitred.server.kinds.projections import payment_row
 from maitred.server.kinds.session import PROVIDER, session_ref
 from maitred.server.kinds.tables import Table
-from maitred.server.stores.base import Claim, Row, RowFilter
+from maitred.server.stores.base import Claim, Commit, Outcome, Row, RowFilter, StoreError
 from maitred.server.telemetry import metrics
 from maitred.v1.event_pb2 import Event
 from maitred.v1.state_pb2 import Payment, Session
@@ -141,6 +142,23 @@ class Records:
                 f"the session has no payment {payment_id!r}", metadata={"payment_id": payment_id}
             )
         return attention.as_it_stands(payment, attention.items_of(session))
+
+
+async def put(engine: Engine, commit: Commit) -> None:
+    """Have rows written or dropped that belong to no aggregate; durable on return.
+
+    Raises: StoreError.
+    """
+    answer: asyncio.Future[Outcome | StoreError] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: Outcome | StoreError) -> None:
+        if not answer.done():
+            answer.set_result(outcome)
+
+    engine.store.submit(commit, done)
+    outcome = await answer
+    if isinstance(outcome, StoreError):
+        raise outcome
 
 
 def _claims(before: Payment, event: Event) -> tuple[Claim, ...]:

@@ -152,6 +152,18 @@ class PaymentService:
         rows, after = await fill(listing, read, lambda row: row.position, lambda row: len(row.body))
         return wire.bodies((row.body for row in rows), listing.token(after))
 
+    async def ListUnmatchedPayments(
+        self, request: pb.ListUnmatchedPaymentsRequest, call: Call
+    ) -> bytes:
+        """List payments at a provider that no session can record, newest first."""
+        listing = Listing(request, self._engine.tokens, call)
+
+        async def read(after: int | None, limit: int) -> Sequence[Row]:
+            return await self._engine.reads.list_rows(Table.UNMATCHED, RowFilter(), after, limit)
+
+        rows, after = await fill(listing, read, lambda row: row.position, lambda row: len(row.body))
+        return wire.bodies((row.body for row in rows), listing.token(after))
+
     async def ReconcilePayment(self, request: pb.ReconcilePaymentRequest, call: Call) -> bytes:
         """Ask the provider what became of a payment, and record why."""
         result, payment, _ = await self._commands.reconcile(request, call)

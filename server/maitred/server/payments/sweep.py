@@ -12,19 +12,25 @@ from collections.abc import Awaitable
 
 import structlog
 
-from maitred.server.domain import receipts
 from maitred.server.domain.snapshots import ProviderSnapshot
 from maitred.server.engine.engine import Engine
 from maitred.server.errors import InvalidSession, PaymentNotFound, SessionDeleted
 from maitred.server.payments.gateway import Gateway, Gateways
 from maitred.server.payments.inbox import Inbox
-from maitred.server.payments.provider import ProviderError
+from maitred.server.payments.provider import ProviderError, Rejected
 from maitred.server.payments.records import Records
 from maitred.server.payments.throttle import Priority, Urgency
+from maitred.server.payments.unmatched import Unmatched, is_known
 from maitred.server.payments.worker import Worker
 from maitred.server.stores.base import RowFilter, StoreError
 from maitred.server.telemetry import metrics
-from maitred.v1.state_pb2 import PAYMENT_METHOD_PROVIDER, PAYMENT_STATUS_SUCCEEDED, Payment
+from maitred.v1.payment_pb2 import (
+    UNMATCHED_REASON_OTHER_LINK,
+    UNMATCHED_REASON_SESSION_GONE,
+    UNMATCHED_REASON_UNKNOWN_PAYMENT,
+    UnmatchedPayment,
+)
+from maitred.v1.state_pb2 import PAYMENT_STATUS_SUCCEEDED, Payment
 
 EVERY_S = 24 * 3600.0
 AFTER_TROUBLE_S = 600.0
@@ -45,13 +51,20 @@ class Sweep:
     """Runs at the start and then once a day, on one server at a time."""
 
     def __init__(
-        self, engine: Engine, gateways: Gateways, records: Records, worker: Worker, inbox: Inbox
+        self,
+        engine: Engine,
+        gateways: Gateways,
+        records: Records,
+        worker: Worker,
+        inbox: Inbox,
+        unmatched: Unmatched,
     ) -> None:
         self._engine = engine
         self._gateways = gateways
         self._records = records
         self._worker = worker
         self._inbox = inbox
+        self._unmatched = unmatched
         self._owner = secrets.token_hex(8)
         self._again = False
         """Something could not be compared for a reason that passes."""
@@ -83,6 +96,7 @@ class Sweep:
             except ProviderError as error:
                 trouble = error
         mended += await self._ask_about_disputes()
+        mended += await self._ask_about_unmatched()
         await self._inbox.purge()
         if trouble is not None:
             raise trouble
@@ -119,19 +133,45 @@ class Sweep:
         snapshot = await self._worker.look(payment, Urgency(Priority.ROUTINE))
         return await self._apply(payment, snapshot)
 
+    async def _ask_about_unmatched(self) -> int:
+        """Look at unmatched payments again: they may be refunded, or recorded by now."""
+        mended = 0
+        async for entry in self._unmatched.recent():
+            gateway = self._gateways.named(entry.provider)
+            if gateway is not None:
+                name = entry.provider_payment_id
+                mended += await self._apart(name, self._look_again(gateway, entry))
+        return mended
+
+    async def _look_again(self, gateway: Gateway, entry: UnmatchedPayment) -> bool:
+        urgency = Urgency(Priority.ROUTINE)
+        try:
+            snapshot = await gateway.retrieve(entry.provider_payment_id, urgency)
+        except Rejected as error:  # it will be rejected tomorrow as well; staff has to look
+            log.warning("unmatched_payment_unknown", provider=entry.provider, error=str(error))
+            return False
+        payment = await self._named(snapshot)
+        if payment is not None and is_its_link(payment, snapshot) and is_known(payment, snapshot):
+            await self._unmatched.close(entry)
+            return False
+        return await self._compare(gateway.name, snapshot)
+
     async def _compare(self, provider: str, snapshot: ProviderSnapshot) -> bool:
-        name = snapshot.payment_id
-        payment = await self._records.stored(name) if name else None
-        known = payment is not None and payment.provider_payment_id in (
-            "",
-            snapshot.provider_payment_id,
-        )
-        if payment is None or not known:
-            report_orphan(provider, snapshot)
+        payment = await self._named(snapshot)
+        if payment is None:
+            await self._unmatched.record(provider, snapshot, UNMATCHED_REASON_UNKNOWN_PAYMENT)
+            return False
+        if not is_its_link(payment, snapshot):
+            reason = UNMATCHED_REASON_OTHER_LINK
+            await self._unmatched.record(provider, snapshot, reason, payment.session_id)
             return False
         if is_known(payment, snapshot):
             return False
         return await self._apply(payment, snapshot)
+
+    async def _named(self, snapshot: ProviderSnapshot) -> Payment | None:
+        name = snapshot.payment_id
+        return await self._records.stored(name) if name else None
 
     async def _apply(self, payment: Payment, snapshot: ProviderSnapshot) -> bool:
         """Book what the provider says; what is of a session that is gone calls for a person."""
@@ -140,7 +180,10 @@ class Sweep:
                 payment.session_id, payment.payment_id, snapshot, "sweep"
             )
         except (InvalidSession, SessionDeleted, PaymentNotFound):
-            report_orphan(payment.provider, snapshot, payment.session_id)
+            reason = UNMATCHED_REASON_SESSION_GONE
+            await self._unmatched.record(
+                payment.provider, snapshot, reason, payment.session_id, payment
+            )
             return False
 
     async def _sweep_for_ever(self) -> None:
@@ -180,29 +223,6 @@ class Sweep:
                 log.exception("take_up_crashed")
 
 
-def is_known(payment: Payment, snapshot: ProviderSnapshot) -> bool:
-    """Whether all the money is in the books, and no bank has something to say."""
-    if payment.status != PAYMENT_STATUS_SUCCEEDED:
-        return False
-    known = receipts.of(payment, PAYMENT_METHOD_PROVIDER)
-    booked = (
-        known.amount.minor_units
-        if known is not None
-        else payment.received_amount.minor_units * (payment.method == PAYMENT_METHOD_PROVIDER)
-    )
-    return snapshot.minor_units <= booked and not snapshot.disputes
-
-
-def report_orphan(provider: str, snapshot: ProviderSnapshot, session_id: str = "") -> None:
-    """Call for a person: money came in for something that is not in our books."""
-    metrics.ORPHAN_PAYMENTS.inc()
-    log.error(
-        "orphan_payment",
-        provider=provider,
-        provider_payment=snapshot.provider_payment_id,
-        payment=snapshot.payment_id,
-        session=session_id,
-        status=snapshot.status,
-        amount=snapshot.minor_units,
-        currency=snapshot.currency,
-    )
+def is_its_link(payment: Payment, snapshot: ProviderSnapshot) -> bool:
+    """Whether a payment is recorded with this link, or with none yet."""
+    return payment.provider_payment_id in ("", snapshot.provider_payment_id)

@@ -293,7 +293,8 @@ class LifeContract(ContractBase):
             Table.PAYMENTS: [rows[0].key],
             Table.ORDERS: [bystander.key],
             Table.INBOX: [],
-            _OTHER_TABLE: [rows[3].key],
+            Table.UNMATCHED: [],
+            _OTHER_TABLE: [rows[-1].key],
         }
         assert await store.claim(channel.space, channel.key) is None
         assert await store.claim(provider.space, provider.key) == provider
