@@ -238,6 +238,7 @@ READS: dict[str, Message] = {
         payment_id="p",
         wait={"nanos": 1},  # type: ignore[arg-type]  # protobuf takes a dict
     ),
+    "PaymentService/ListUnmatchedPayments": payment_pb2.ListUnmatchedPaymentsRequest(page_size=5),
     "PaymentService/ListPayments": payment_pb2.ListPaymentsRequest(
         session_id=GUEST,
         page_size=1,
