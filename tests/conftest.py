@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import Phase, settings
+
+from maitred.server.telemetry import logging
 
 if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
@@ -26,6 +30,15 @@ settings.register_profile(
 )
 settings.register_profile("campaign", deadline=None, print_blob=True, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A test that configures the log of the process leaves nothing of it to the next."""
+    yield
+    if structlog.is_configured():
+        logging.configure(stream=sys.__stderr__)
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import socket
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import pytest
-import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -39,13 +37,11 @@ ADD_ITEM = "OrderService/AddItem"
 
 
 @pytest.fixture(autouse=True)
-def log() -> Iterator[io.StringIO]:
+def log() -> io.StringIO:
     """The server's log, as JSON lines."""
     stream = io.StringIO()
     logging.configure("json", "info", stream)
-    yield stream
-    logging.configure(stream=sys.__stderr__)
-    structlog.reset_defaults()
+    return stream
 
 
 class Failure(NamedTuple):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import logging as stdlib
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import structlog
 from tests.app.conftest import ADD_ITEM, Serve, Tokens
 
 from maitred.server.engine.call import Call
+from maitred.server.telemetry import logging
 from maitred.server.telemetry.redaction import REDACTED, clean_text
 from maitred.v1 import conversation_pb2, order_pb2
 
@@ -21,6 +24,24 @@ CARD = "4242 4242 4242 4242"
 def lines(log: io.StringIO) -> list[dict[str, Any]]:
     """Read the log."""
     return [json.loads(line) for line in log.getvalue().splitlines()]
+
+
+class Broken(io.StringIO):
+    """A log on a full disk, or into a pipe that was closed."""
+
+    def write(self, _text: str) -> int:
+        """Fail."""
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+
+def test_a_log_that_cannot_be_written_fails_nothing() -> None:
+    """A line that finds no room is dropped; whoever logged it goes on."""
+    stream = Broken()
+    logging.configure(stream=stream)
+    structlog.get_logger().error("to a full disk")
+    stream.close()
+    structlog.get_logger().error("to a closed pipe")
+    stdlib.getLogger("other").error("as libraries do")
 
 
 async def test_every_line_is_tied_to_its_call(serve: Serve, log: io.StringIO) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO, cast
 
 import structlog
 
@@ -27,6 +28,24 @@ class CallContext(Protocol):
 
 CURRENT_CALL: Final[ContextVar[CallContext | None]] = ContextVar("maitred_call", default=None)
 """The call whose task is running. It is looked at only when something is logged."""
+
+
+class _Lossy:
+    """A stream that drops what it cannot write: a full disk or a closed pipe must fail no call."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Flush, or leave it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -63,10 +82,10 @@ def configure(format: str = "console", level: str = "info", stream: TextIO | Non
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Lossy(out))),
         cache_logger_on_first_use=False,
     )
-    handler = _Handler(out)
+    handler = _Handler(cast("TextIO", _Lossy(out)))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
