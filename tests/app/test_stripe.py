@@ -66,7 +66,7 @@ def stripe(fake: FakeStripe, **changes: Any) -> dict[str, Any]:
         ([*STRIPE, "rk_live_1", "--stripe-api-base", "http://127.0.0.1:1"], "not with a live key"),
         ([*STRIPE, "sk_test_1", "--webhook-listen", "127.0.0.1:0"], "given together"),
         ([*STRIPE, "sk_test_1", "--stripe-webhook-secrets", "whsec_1"], "given together"),
-        (["--webhook-tolerance-s", "0"], "webhook_tolerance_s: 0 is below 1"),
+        (["--webhook-tolerance-s", "0"], "webhook_tolerance_s: what was given is below 1"),
     ],
 )
 def test_settings_under_which_money_could_be_missed_are_refused(

@@ -88,7 +88,8 @@ async def test_acknowledged_commits_survive_kill_9(tmp_path: Path, seed: int) ->
     writer = _python(
         """
         import asyncio, sys
-        from maitred.server.stores.base import Kind, Ref, Committed
+        from maitred.server.kinds.session import SESSION
+        from maitred.server.stores.base import Ref, Committed
         from maitred.server.stores.sqlite import SqliteStore
         from maitred.server.testing.samples import new_commit, put
         async def client(store, number):

@@ -83,6 +83,7 @@ class Model:
     order_number: int = 0
     last_line: int = 0
     paid_through: int = 0
+    written_off: set[int] = field(default_factory=set)
     resets: int = 0
     labels: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, str] = field(default_factory=dict)
@@ -224,6 +225,8 @@ class Model:
         quantity = quantity or line.left
         if not 1 <= quantity <= line.left:
             raise Refused("INVALID_QUANTITY")
+        if number in self.written_off:
+            raise Refused("ORDER_LINE_WRITTEN_OFF")
         if number <= self.paid_through or line.unit * quantity > self.tab:
             raise Refused("ORDER_LINE_PAID")
         line.left -= quantity
@@ -477,6 +480,7 @@ class Model:
     def reset(self, reason: str) -> None:
         """Restore the defaults; an open tab is written off for a reason."""
         self._end(reason)
+        self._write_off()
         self.balance, self.tab, self.tip, self.percent = self.opening, 0, 0, None
         self.order, self.order_open, self.paid_through = {}, False, self.last_line
         self.attributes, self.topic = {}, ""
@@ -489,12 +493,17 @@ class Model:
     def close(self, reason: str) -> None:
         """End the session; an open tab is written off for a reason."""
         self._end(reason)
+        self._write_off()
         tab, self.tab = self.tab, 0
         if tab:
             self.balance += tab if self.limit else 0
             self.tip, self.percent = 0, None
         self.event(money=bool(tab), alive=False)
         self.status = "CLOSED"
+
+    def _write_off(self) -> None:
+        if self.tab:
+            self.written_off |= set(range(self.paid_through + 1, self.last_line + 1))
 
     def _end(self, reason: str) -> None:
         self.begin()
