@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,6 @@ import redis
 from tests.support.redis import redis_server
 
 from maitred.client import AsyncClient
-from maitred.server.cli import main
 from maitred.server.engine import claims
 from maitred.server.engine.clock import ManualClock
 from maitred.server.stores import create_store
@@ -223,8 +223,10 @@ async def test_a_copy_still_knows_what_came_before(
     ):
         guest = await client.create_session()
         first = await say(client, guest.session_id)
-    status = await asyncio.to_thread(main, ["copy", url, target])
-    status += await asyncio.to_thread(main, ["copy", url, target])
+    command = (sys.executable, "-m", "maitred.server", "copy", url, target)
+    status = 0
+    for _ in range(2):
+        status += await (await asyncio.create_subprocess_exec(*command)).wait()
     async with (
         running_server(**settings(target, tmp_path)) as server,
         AsyncClient(server.address) as client,

@@ -19,7 +19,7 @@ from tests.engine.test_shared import (
 from maitred.server.config import Settings
 from maitred.server.engine.clock import ManualClock
 from maitred.server.engine.engine import Engine
-from maitred.server.errors import LockTimeout
+from maitred.server.errors import ConcurrentModification, LockTimeout
 from maitred.server.kinds.session import session_ref
 from maitred.server.stores import create_store
 from maitred.server.stores.base import OutcomeUnknown, StoreUnavailable
@@ -67,7 +67,7 @@ async def test_connections_that_are_cut_lose_and_double_no_turn(
                 try:
                     await pair[(number + at) % 2].execute(command, AGENT)
                     break
-                except (StoreUnavailable, OutcomeUnknown, LockTimeout):
+                except (StoreUnavailable, OutcomeUnknown, LockTimeout, ConcurrentModification):
                     await asyncio.sleep(0.01)
             gone_through.set()
 
